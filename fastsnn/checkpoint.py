@@ -1,0 +1,95 @@
+"""Files of a run that survive anything: written beside their place, flushed, then renamed; checked when read."""
+
+import hashlib
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsnn.errors import RunFolderError
+
+FORMAT = 1
+"""Version of a checkpoint's contents; a newer one is refused."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``: after a crash at any point it holds the old bytes or the new ones, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint of tensors and plain values."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "digest": _digest(content), **content}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what :func:`save` wrote; raises RunFolderError that names the file where it is anything else.
+
+    Nothing in the file is executed, and a digest over every value finds damage that the container does not notice.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            raise ValueError("it holds something else")
+        version = content.pop("format")
+        if version > FORMAT:
+            raise ValueError(f"its format {version} is newer than this fastsnn's {FORMAT}: upgrade fastsnn")
+        if content.pop("digest", None) != _digest(content):
+            raise ValueError("it is damaged: its digest is wrong")
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} does not exist; is {path.parent} a run folder?") from error
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RunFolderError(f"{path} is not a checkpoint that can be read: {reason}") from error
+    return content
+
+
+# What torch.load raises for truncated, damaged and foreign files.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    pickle.UnpicklingError,
+)
+
+
+def _digest(value: Any) -> str:
+    hasher = hashlib.sha256()
+    _feed(hasher, value)
+    return hasher.hexdigest()
+
+
+def _feed(hasher: Any, value: Any) -> None:
+    """Hash plain values by their text and tensors by type, shape and bytes."""
+    if isinstance(value, torch.Tensor):
+        hasher.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, dict):
+        hasher.update(f"dict{len(value)}".encode())
+        for key, item in value.items():
+            hasher.update(repr(key).encode())
+            _feed(hasher, item)
+    elif isinstance(value, (list, tuple)):
+        hasher.update(f"list{len(value)}".encode())
+        for item in value:
+            _feed(hasher, item)
+    else:
+        hasher.update(repr(value).encode())

@@ -1,0 +1,222 @@
+"""The ``fastsnn`` command: the only module that prints."""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+import fastsnn
+from fastsnn.config import Config, read_yaml
+from fastsnn.errors import Interrupted
+from fastsnn.runs import EpochMetrics, recorded_config
+
+app = App(
+    name="fastsnn",
+    help="Train spiking neural networks of LIF neurons at the speed of the machine.",
+    version=fastsnn.__version__,
+)
+app.register_install_completion_command()
+
+output = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+USAGE_ERROR, FAILURE = 2, 1
+
+# SpikingJelly's scripts spell their options with one dash.
+_SPIKINGJELLY = {
+    "-lr": "--lr",
+    "-tau": "--tau",
+    "-amp": "--amp",
+    "-opt": "--optimizer",
+    "-momentum": "--momentum",
+    "-resume": "--resume",
+    "-data-dir": "--data-dir",
+    "-out-dir": "--out",
+    "-epochs": "--epochs",
+    "-device": "--device",
+}
+
+
+@app.command
+def train(
+    *,
+    config: Annotated[Config, Parameter(name="*")] = Config(),  # noqa: B008 - frozen
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    resume: Path | None = None,
+    workers: Annotated[int | None, Parameter(name="-j")] = None,
+) -> None:
+    """Train a network of LIF neurons and save the run.
+
+    Parameters
+    ----------
+    config_file
+        YAML file of options, such as a run's config.yaml; options given here go on top.
+    resume
+        Run folder to go on with.
+    workers
+        Accepted for SpikingJelly's scripts; there are no data loading workers.
+    """
+    if workers is not None:
+        output.print("-j is not needed: the data set lives on the device, and there are no worker processes")
+    monitor = _TerminalMonitor()
+    with monitor:
+        history = fastsnn.train(config, resume=resume, monitor=monitor)
+    best = max(history.epochs, key=lambda row: row.test_accuracy)
+    output.print(f"best test accuracy {best.test_accuracy:.2%} (epoch {best.epoch}); saved in {history.run}")
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Path,
+    /,
+    *,
+    backend: Literal["torch", "cupy", "triton", "numba"] | None = None,
+    device: str | None = None,
+    data_dir: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Loss and accuracy of a run's last checkpoint on the test set.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    backend
+        Implementation; default the one that the run was trained with.
+    device
+        cpu, cuda or cuda:N; default the run's.
+    data_dir
+        Folder of the data sets; default the run's.
+    as_json
+        Print one JSON object.
+    """
+    result = fastsnn.evaluate(run, backend=backend, device=device, data_dir=data_dir)
+    if as_json:
+        print(json.dumps(result))
+        return
+    output.print(
+        f"epoch {result['epoch']}: test loss {result['test_loss']:.5f}, test accuracy {result['test_accuracy']:.2%} "
+        f"({result['backend']} on {result['device']}, {result['test_seconds']:.2f} s)"
+    )
+
+
+class _TerminalMonitor(fastsnn.Monitor):
+    """A progress bar on a terminal, a plain line per epoch anywhere else; Ctrl-C and SIGTERM stop after the batch."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%  loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
+            TextColumn("{task.fields[speed]:,.0f} images/s  ETA"),
+            TimeRemainingColumn(),
+            console=output,
+            transient=True,
+            disable=not output.is_terminal,
+        )
+        self.images = self.epochs = 0
+
+    def __enter__(self) -> "_TerminalMonitor":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._request_stop)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_signal is not None:
+            os._exit(128 + number)  # asked twice: at once
+        self.stop_signal = number
+
+    def message(self, text: str) -> None:
+        output.print(text)
+
+    def start(self, run: Path, images: int, epochs: int, done: int) -> None:
+        self.images, self.epochs = images, epochs
+        output.print(f"run folder {run}: epochs {done + 1} to {epochs}, {images:,} images each")
+        self.bar.start()
+        self.task = self.bar.add_task(
+            "", total=images * epochs, completed=images * done, epoch=done + 1, loss=0.0, accuracy=0.0, speed=0.0
+        )
+
+    def batches(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
+        done = (epoch - 1) * self.images + images
+        speed = self.bar.tasks[0].speed or 0.0
+        self.bar.update(self.task, completed=done, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed)
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        output.print(
+            f"epoch {metrics.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+            f"  train loss {metrics.train_loss:.5f}  accuracy {metrics.train_accuracy:.2%}"
+            f"  test loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}"
+            f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s  {metrics.images_per_second:,.0f} images/s"
+        )
+
+
+def main() -> None:
+    """Entry point: run the command; one line on stderr and exit 2 for wrong usage, 1 for what else fails."""
+    arguments = [_respelled(argument) for argument in sys.argv[1:]]
+    debug = "--debug" in arguments
+    with _one_line_errors(debug):
+        _run([argument for argument in arguments if argument != "--debug"])
+
+
+def _run(arguments: list[str]) -> None:
+    command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    if command is train and (base := _base_options(bound.arguments)):
+        # Options of a file or of the run to resume stand behind those of the command line.
+        app.config = (cyclopts.config.Dict({"train": base}),)
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    command(*bound.args, **bound.kwargs)
+
+
+def _base_options(arguments: dict[str, Any]) -> dict[str, Any]:
+    if path := arguments.get("resume"):
+        return recorded_config(path).to_dict() if (path / "config.yaml").is_file() else {}
+    if path := arguments.get("config_file"):
+        return Config.from_dict(read_yaml(path), str(path)).to_dict()
+    return {}
+
+
+def _respelled(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return _SPIKINGJELLY.get(name, name) + equals + value
+
+
+@contextmanager
+def _one_line_errors(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except cyclopts.CycloptsError as error:
+        _fail(USAGE_ERROR, error, debug)
+    except Interrupted as stopped:
+        errors.print(str(stopped), markup=False)
+        sys.exit(128 + stopped.signal_number)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(128 + signal.SIGINT)
+    except (ValueError, TypeError) as error:
+        _fail(USAGE_ERROR, error, debug)
+    except Exception as error:
+        _fail(FAILURE, error, debug)
+
+
+def _fail(code: int, error: Exception, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    else:
+        name = "" if isinstance(error, (ValueError, TypeError, fastsnn.FastSNNError, cyclopts.CycloptsError)) else type(error).__name__ + ": "
+        errors.print(f"fastsnn: {name}{' '.join(str(error).split())}", markup=False)
+    sys.exit(code)

@@ -1,0 +1,167 @@
+"""One frozen description of a training run: it owns every default; the command line and config.yaml are made from it."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from cyclopts import Parameter, Token
+
+from fastsnn import encoding
+from fastsnn.errors import RunFolderError
+from fastsnn.neuron import LIFParameters
+
+MANAGEMENT = ("name", "out", "overwrite", "data_dir")
+"""Fields that say where a run lives, not what it computes."""
+
+
+def _sizes(type_: Any, tokens: list[Token] | tuple[Token, ...]) -> tuple[int, ...]:
+    """800,400 -> (800, 400)."""
+    return tuple(int(part) for token in tokens for part in token.value.split(",") if part.strip())
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run; the defaults are the reference job (784 -> 10 LIF neurons on MNIST, T=100, batch 64, Adam).
+
+    Raises ValueError or TypeError that names the field, its value and what is allowed.
+    """
+
+    dataset: Literal["auto", "mnist", "fashion-mnist", "digits"] = "auto"
+    """Data set; auto is MNIST, or digits (no network needed) where MNIST can't be had."""
+    data_dir: Path | None = None
+    """Folder of the data sets; default $FASTSNN_DATA, else ~/.cache/fastsnn."""
+    train_samples: int | None = None
+    """Train on the first N samples only."""
+    test_samples: int | None = None
+    """Test on the first N samples only."""
+    hidden: Annotated[tuple[int, ...], Parameter(converter=_sizes, n_tokens=1, negative=(), accepts_keys=False)] = ()
+    """Sizes of hidden linear+LIF layers, as in 800,400."""
+    bias: bool = False
+    """Give the linear layers a bias."""
+    T: Annotated[int, Parameter(name=("--T", "-T"))] = 100
+    """Time steps per image."""
+    tau: float = 2.0
+    """Membrane time constant in time steps, more than 1."""
+    v_threshold: float = 1.0
+    """Membrane potential at which a neuron fires."""
+    v_reset: float | None = 0.0
+    """Potential after a spike; none subtracts the threshold instead (soft reset)."""
+    decay_input: bool = True
+    """Divide the input current by tau as well."""
+    detach_reset: bool = False
+    """Keep the gradient out of the reset."""
+    surrogate: str = "atan"
+    """Surrogate derivative of the spike: atan, sigmoid, erf, piecewise_quadratic, soft_sign or rectangle."""
+    alpha: float | None = None
+    """Sharpness of the surrogate; default the surrogate's own (2 for atan)."""
+    loss: Literal["mse", "ce"] = "mse"
+    """Mean squared error to the one-hot label, or cross-entropy, of the mean firing rate."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Optimizer."""
+    lr: float = 1e-3
+    """Learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd; adam ignores it."""
+    epochs: int = 20
+    """Passes over the training set."""
+    batch_size: Annotated[int, Parameter(alias="-b")] = 64
+    """Images per step."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the samples and the spikes."""
+    backend: Literal["auto", "torch", "cupy", "triton", "numba"] = "auto"
+    """Implementation; auto is the fastest that runs here."""
+    step: Literal["auto", "fused", "autograd"] = "auto"
+    """fused: the whole training step in fused kernels (one layer); autograd: layer by layer; auto: fused where it can."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; default as many as there are cores."""
+    amp: Literal["off", "fp16", "bf16"] = "off"
+    """Automatic mixed precision of the linear layers, on CUDA."""
+    name: str | None = None
+    """Name of the run folder under runs/; default made of data set, backend and time."""
+    out: Path | None = None
+    """The run folder itself, instead of runs/NAME."""
+    overwrite: bool = False
+    """Replace what an earlier run left in the folder."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if get_origin(hints[field.name]) is Literal and value not in (allowed := get_args(hints[field.name])):
+                raise ValueError(f"{field.name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
+        for name, least in _AT_LEAST.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                    raise TypeError(f"{name} is {value!r}; allowed: an integer")
+                if value is not None and value < least:
+                    raise ValueError(f"{name} is {value}; allowed: {least} or more")
+        if self.seed > encoding.MAX_SEED:
+            raise ValueError(f"seed is {self.seed}; allowed: 0 to 2**64 - 1")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr is {self.lr}; allowed: a finite number more than 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; allowed: 0 or more and less than 1")
+        if self.device not in ("auto", "cpu", "cuda") and not _is_cuda_index(self.device):
+            raise ValueError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:N")
+        if self.name is not None and (not self.name.strip(".") or "/" in self.name or "\\" in self.name):
+            raise ValueError(f"name is {self.name!r}; allowed: a folder name (use --out for a path)")
+        _ = self.neuron
+
+    @property
+    def neuron(self) -> LIFParameters:
+        """The neuron of every layer."""
+        names = ("tau", "v_threshold", "v_reset", "decay_input", "detach_reset", "surrogate", "alpha")
+        return LIFParameters(**{name: getattr(self, name) for name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as written to config.yaml and to checkpoints."""
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return plain | {"hidden": list(self.hidden)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str) -> "Config":
+        """The inverse of :meth:`to_dict`; raises ValueError that names ``source`` for a key that is no option."""
+        known = {field.name for field in fields(cls)}
+        if unknown := [key for key in values if key not in known]:
+            raise ValueError(f"{source} has the unknown option {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
+        values = dict(values)
+        for name in ("data_dir", "out"):
+            if values.get(name) is not None:
+                values[name] = Path(values[name])
+        if "hidden" in values:
+            hidden = values["hidden"]
+            values["hidden"] = tuple(hidden) if isinstance(hidden, (list, tuple)) else (hidden,)
+        return cls(**values)
+
+
+_AT_LEAST = {
+    "train_samples": 1,
+    "test_samples": 1,
+    "hidden": 1,
+    "T": 1,
+    "epochs": 1,
+    "batch_size": 1,
+    "seed": 0,
+    "threads": 1,
+}
+
+
+def _is_cuda_index(device: str) -> bool:
+    prefix, _, index = device.partition(":")
+    return prefix == "cuda" and index.isdigit()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The options in a YAML file; a run's own ``environment`` block is left out."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunFolderError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise RunFolderError(f"{path} holds no options; expected lines such as `epochs: 20`")
+    values.pop("environment", None)
+    return values

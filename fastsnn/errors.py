@@ -1,0 +1,29 @@
+"""What fastsnn raises besides ValueError and TypeError: each message says what happened and what to do next."""
+
+
+class FastSNNError(RuntimeError):
+    """Base of fastsnn's own errors."""
+
+
+class BackendUnavailable(FastSNNError):  # noqa: N818 - it is a state of the machine, reported as an error
+    """The backend that was asked for can't run on this machine."""
+
+
+class DataUnavailable(FastSNNError):  # noqa: N818
+    """A data set is missing, damaged or can't be downloaded."""
+
+
+class RunFolderError(FastSNNError):
+    """A run folder or one of its files is missing, in use, damaged or made by something else."""
+
+
+class TrainingDiverged(FastSNNError):  # noqa: N818
+    """The loss became NaN or infinite."""
+
+
+class Interrupted(FastSNNError):  # noqa: N818
+    """Training stopped on request after a batch, with everything saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
