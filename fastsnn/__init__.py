@@ -1,5 +1,7 @@
 """fastsnn: train spiking neural networks of LIF neurons at the speed of the machine."""
 
+from typing import Any
+
 from fastsnn.config import Config
 from fastsnn.encoding import poisson_encode
 from fastsnn.errors import FastSNNError
@@ -16,9 +18,20 @@ __all__ = [
     "LIFParameters",
     "LinearLIF",
     "Monitor",
+    "Replacement",
+    "accelerate",
     "evaluate",
     "lif",
     "linear_lif",
     "poisson_encode",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Conversion imports SpikingJelly, which only its users pay for.
+    if name in ("Replacement", "accelerate"):
+        from fastsnn import conversion
+
+        return getattr(conversion, name)
+    raise AttributeError(f"module 'fastsnn' has no attribute {name!r}")

@@ -1,0 +1,145 @@
+"""Run a SpikingJelly 0.0.0.0.14 network on fastsnn's kernels: replace its LIF layers, keep everything else."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+from spikingjelly.activation_based.base import MemoryModule
+from torch import Tensor, nn
+
+from fastsnn.layers import lif, linear_lif
+from fastsnn.neuron import LIFParameters
+
+# SpikingJelly's surrogate classes by name -> ours; both call their sharpness alpha.
+_SURROGATES = {
+    "ATan": "atan",
+    "Sigmoid": "sigmoid",
+    "Erf": "erf",
+    "PiecewiseQuadratic": "piecewise_quadratic",
+    "SoftSign": "soft_sign",
+}
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What became of one neuron layer: ``fused`` with the linear layer before it, ``replaced``, or ``kept`` and why."""
+
+    name: str
+    outcome: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.outcome}" + (f" ({self.reason})" if self.reason else "")
+
+
+def accelerate(net: nn.Module, backend: str = "auto") -> tuple[nn.Module, list[Replacement]]:
+    """Replace the LIF layers of a SpikingJelly network by fastsnn's, in place.
+
+    In every ``nn.Sequential``, however deeply nested, a linear layer followed by a ``LIFNode`` becomes one fused layer
+    (and an ``nn.Identity`` where the neuron stood); every other ``LIFNode`` becomes a layer over given currents.
+    Parameters stay the same objects under the same ``state_dict`` keys, so checkpoints load and optimizers go on.
+    Membrane potentials carry over between calls until ``functional.reset_net(net)``, as before.
+
+    Args:
+        net: a network in multi-step mode (``functional.set_step_mode(net, 'm')``).
+        backend: ``auto``, ``torch``, ``cupy``, ``triton`` or ``numba``.
+
+    Returns:
+        net (or its replacement, where net is itself a LIFNode) and what became of each neuron layer.
+
+    Source of the semantics: SpikingJelly's ``neuron.LIFNode`` in multi-step mode.
+    """
+    report: list[Replacement] = []
+    holder = nn.ModuleDict({"net": net})
+    _convert(holder, "", backend, report)
+    return holder["net"], report
+
+
+def _convert(module: nn.Module, prefix: str, backend: str, report: list[Replacement]) -> None:
+    children = list(module.named_children())
+    for position, (name, child) in enumerate(children):
+        full_name = f"{prefix}{name}".removeprefix("net.")
+        if not _is_neuron(child):
+            _convert(child, f"{prefix}{name}.", backend, report)
+            continue
+        if reason := _unconvertible(child):
+            report.append(Replacement(full_name, "kept", reason))
+            continue
+        neuron = _parameters_of(child)
+        before_name, before = children[position - 1] if position else ("", None)
+        if isinstance(module, nn.Sequential) and _is_plain_linear(before):
+            setattr(module, before_name, _Fused(before, neuron, backend))
+            setattr(module, name, nn.Identity())
+            report.append(Replacement(full_name, "fused", f"with {prefix}{before_name}".replace("net.", "", 1)))
+        else:
+            setattr(module, name, _Stateful(neuron, backend))
+            report.append(Replacement(full_name, "replaced"))
+
+
+def _is_neuron(module: nn.Module) -> bool:
+    return any(base.__name__ == "BaseNode" for base in type(module).__mro__)
+
+
+def _is_plain_linear(module: nn.Module | None) -> bool:
+    # SpikingJelly's layer.Linear is a subclass that adds a step mode; anything else may compute something else.
+    if not isinstance(module, nn.Linear) or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return type(module).__name__ == "Linear"
+
+
+def _unconvertible(node: Any) -> str | None:
+    """Why a SpikingJelly neuron can't be replaced, or None."""
+    if type(node).__name__ != "LIFNode":
+        return f"it is a {type(node).__name__}, not a LIFNode"
+    if node.step_mode != "m":
+        return "its step mode is 's'; call functional.set_step_mode(net, 'm') first"
+    if getattr(node, "store_v_seq", False):
+        return "it stores v_seq, which the fused kernels do not"
+    surrogate = node.surrogate_function
+    if type(surrogate).__name__ not in _SURROGATES:
+        return f"its surrogate {type(surrogate).__name__} is none of {', '.join(_SURROGATES)}"
+    if not surrogate.spiking:
+        return "its surrogate function does not spike (spiking=False)"
+    if node._forward_hooks or node._forward_pre_hooks:
+        return "it has forward hooks"
+    return None
+
+
+def _parameters_of(node: Any) -> LIFParameters:
+    return LIFParameters(
+        tau=node.tau,
+        v_threshold=node.v_threshold,
+        v_reset=node.v_reset,
+        decay_input=node.decay_input,
+        detach_reset=node.detach_reset,
+        surrogate=_SURROGATES[type(node.surrogate_function).__name__],
+        alpha=node.surrogate_function.alpha,
+    )
+
+
+class _Stateful(MemoryModule):  # type: ignore[misc]
+    """LIF neurons whose membrane potential ``v`` carries over from call to call until ``functional.reset_net``."""
+
+    def __init__(self, neuron: LIFParameters, backend: str) -> None:
+        super().__init__()
+        self.neuron, self.implementation = neuron, backend
+        self.register_memory("v", None)
+
+    def forward(self, current: Tensor) -> Tensor:
+        spikes, self.v = lif(current, self.neuron, self.v, self.implementation)
+        return spikes
+
+    def extra_repr(self) -> str:
+        return f"{self.neuron}, backend={self.implementation!r}"
+
+
+class _Fused(_Stateful):
+    """A linear layer and its LIF neurons; it holds the linear layer's own parameters."""
+
+    def __init__(self, linear: nn.Linear, neuron: LIFParameters, backend: str) -> None:
+        super().__init__(neuron, backend)
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes, self.v = linear_lif(x, self.weight, self.bias, self.neuron, self.v, self.implementation)
+        return spikes
