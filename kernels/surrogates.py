@@ -25,6 +25,11 @@ from fastsnn.kernels._triton import tl, triton
 SURROGATE_IDS = {"atan": 0, "sigmoid": 1, "erf": 2, "piecewise_quadratic": 3, "soft_sign": 4, "rectangle": 5}
 """Name -> the constant SURROGATE of the kernels."""
 
+SCHEMA = (
+    "*, float tau, float v_threshold, float? v_reset, bool decay_input, bool detach_reset, str surrogate, float alpha"
+)
+"""The neuron's options in the schema of an operator."""
+
 HALF_PI = tl.constexpr(math.pi / 2)
 INV_SQRT_PI = tl.constexpr(1 / math.sqrt(math.pi))
 
@@ -54,6 +59,21 @@ def neuron_arguments(
         "DETACH_RESET": detach_reset,
         "SURROGATE": SURROGATE_IDS[surrogate],
     }
+
+
+def forward_arguments(**neuron: Any) -> dict[str, Any]:
+    """What a forward kernel takes of :func:`neuron_arguments`."""
+    return _subset("tau inv_tau leak v_threshold v_reset DECAY_INPUT RESTING POWER_OF_TWO HARD_RESET", neuron)
+
+
+def backward_arguments(**neuron: Any) -> dict[str, Any]:
+    """What a backward kernel takes of :func:`neuron_arguments`."""
+    return _subset("inv_tau leak v_threshold v_reset alpha DECAY_INPUT HARD_RESET DETACH_RESET SURROGATE", neuron)
+
+
+def _subset(names: str, neuron: dict[str, Any]) -> dict[str, Any]:
+    arguments = neuron_arguments(**neuron)
+    return {name: arguments[name] for name in names.split()}
 
 
 @triton.jit
