@@ -117,9 +117,9 @@ def lif_node(
     A new one for each call: no state is left from another batch or shared between threads. It is in training mode, as
     every new module is, which is the only mode in which LIFNode runs its kernels, with or without gradients.
     """
-    library = _spikingjelly()
-    function = getattr(library.surrogates, SURROGATES[surrogate])(alpha)
-    node = library.neurons.LIFNode(
+    modules = library()
+    function = getattr(modules.surrogates, SURROGATES[surrogate])(alpha)
+    node = modules.neurons.LIFNode(
         tau=float(tau),  # LIFNode asserts that its numbers are floats
         decay_input=decay_input,
         v_threshold=float(v_threshold),
@@ -130,9 +130,9 @@ def lif_node(
         backend=backend,
     )
     hard_reset, ctype = v_reset is not None, DTYPES[dtype]
-    node.forward_kernel = library.kernels.LIFNodeFPTTKernel(decay_input, hard_reset, ctype)
+    node.forward_kernel = modules.kernels.LIFNodeFPTTKernel(decay_input, hard_reset, ctype)
     node.backward_kernel = _OnTorchStream(
-        library.kernels.LIFNodeBPTTKernel(decay_input, function.cuda_codes, hard_reset, detach_reset, ctype)
+        modules.kernels.LIFNodeBPTTKernel(decay_input, function.cuda_codes, hard_reset, detach_reset, ctype)
     )
     return node
 
@@ -183,7 +183,7 @@ class _NumPy:
 
 
 @dataclass(frozen=True)
-class _SpikingJelly:
+class Library:
     """The modules of SpikingJelly that are used here."""
 
     neurons: Any
@@ -192,7 +192,8 @@ class _SpikingJelly:
 
 
 @functools.cache
-def _spikingjelly() -> _SpikingJelly:
+def library() -> Library:
+    """Import SpikingJelly, quietly and with the shim in place."""
     package = "spikingjelly.activation_based"
     with warnings.catch_warnings():
         # Importing it compiles its functions with TorchScript, which torch has deprecated.
@@ -202,7 +203,7 @@ def _spikingjelly() -> _SpikingJelly:
         kernels = importlib.import_module(f"{package}.auto_cuda.neuron_kernel")
     # The name in that one module, not NumPy: nothing else in the process sees it.
     kernels.base.np = _NumPy()
-    return _SpikingJelly(neurons, surrogates, kernels)
+    return Library(neurons, surrogates, kernels)
 
 
 @functools.cache

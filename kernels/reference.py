@@ -1,6 +1,6 @@
 """The equations of fastsnn in plain PyTorch: the oracle that every kernel is tested against.
 
-A leaky integrate-and-fire (LIF) neuron with membrane potential ``v``, driven by a current ``x``, makes at each time step
+A leaky integrate-and-fire (LIF) neuron of membrane potential ``v``, driven by a current ``x``, makes at each step
 
     charge   h = v + (x - (v - v_reset)) / tau            decay_input=True
              h = v - (v - v_reset) / tau + x              decay_input=False
@@ -41,7 +41,7 @@ def surrogate_derivative(x: Tensor, surrogate: str, alpha: float) -> Tensor:
         case "soft_sign":
             return 1 / (2 * alpha * (1 / alpha + x.abs()).square())
         case "rectangle":
-            return torch.where(x.abs() < 1 / (2 * alpha), alpha, 0.0).to(x.dtype)
+            return alpha * (x.abs() < 1 / (2 * alpha)).to(x.dtype)
     raise ValueError(f"surrogate is {surrogate!r}; allowed: {', '.join(SURROGATES)}")
 
 
@@ -108,7 +108,7 @@ def lif(
     """Run LIF neurons over ``current`` [T, ...]; ``v_init`` [...] defaults to ``v_reset`` (0 for a soft reset).
 
     Returns spikes [T, ...], the final v [...] and the membrane potential before firing, h [T, ...].
-    ``smooth`` replaces the Heaviside step by the surrogate's primitive, so that the forward is what backward differentiates.
+    ``smooth`` replaces the Heaviside step by the surrogate's primitive: the forward is then what backward differentiates.
     """
     v = torch.full_like(current[0], v_reset or 0.0) if v_init is None else v_init
     spikes, membrane = [], []
