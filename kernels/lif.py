@@ -92,10 +92,6 @@ def lif_backward_kernel(
     tl.store(grad_v_init_ptr + offs, gv, mask=mask)
 
 
-UNROLL = 8
-LAUNCH = {"num_warps": 4, "enable_fp_fusion": False}
-
-
 def launch_forward(
     current: Tensor, v_init: Tensor | None, spikes: Tensor, v: Tensor, h: Tensor | None, neuron: dict[str, Any]
 ) -> None:
@@ -103,12 +99,12 @@ def launch_forward(
     T, n = current.shape[0], v.numel()
     if not n:
         return
-    rows = current.reshape(T, n)
+    rows, options = current.reshape(T, n), launch_options(n)
     with device_guard(current):
-        lif_forward_kernel[(triton.cdiv(n, _block(n)),)](
+        lif_forward_kernel[(triton.cdiv(n, options["BLOCK"]),)](
             rows, v if v_init is None else v_init.contiguous(), spikes, v, v if h is None else h,
             T, n, rows.stride(0), rows.stride(1), **forward_arguments(**neuron),
-            HAS_V_INIT=v_init is not None, SAVE_H=h is not None, UNROLL=UNROLL, BLOCK=_block(n), **LAUNCH,
+            HAS_V_INIT=v_init is not None, SAVE_H=h is not None, **options,
         )  # fmt: skip
 
 
@@ -122,17 +118,22 @@ def launch_backward(
         return
     # An expanded gradient, as of spikes.sum(), keeps its strides of 0: it is read from the cache.
     grad = torch.zeros((), device=h.device).expand(T, n) if grad_spikes is None else grad_spikes.reshape(T, n)
+    options = launch_options(n)
     with device_guard(h):
-        lif_backward_kernel[(triton.cdiv(n, _block(n)),)](
+        lif_backward_kernel[(triton.cdiv(n, options["BLOCK"]),)](
             grad, h if grad_v is None else grad_v.contiguous(), h, grad_current, grad_v_init,
             T, n, grad.stride(0), grad.stride(1), **backward_arguments(**neuron),
-            HAS_GRAD_V=grad_v is not None, UNROLL=UNROLL, BLOCK=_block(n), **LAUNCH,
+            HAS_GRAD_V=grad_v is not None, **options,
         )  # fmt: skip
 
 
-def _block(n: int) -> int:
-    """Neurons of a program: 16-byte accesses where that leaves threads enough for any GPU, else a neuron a thread."""
-    return 512 if n >= 1 << 19 else 128
+def launch_options(n: int) -> dict[str, Any]:
+    """How to launch either kernel over ``n`` neurons: 4 a thread, in 16-byte accesses, or 1 where threads are scarce.
+
+    What counts is bytes in flight: 64 (forward) and 128 (backward) a thread there, with at most 100 registers.
+    """
+    block, unroll = (512, 4) if n >= 1 << 19 else (128, 8)
+    return {"BLOCK": block, "UNROLL": unroll, "num_warps": 4, "enable_fp_fusion": False}
 
 
 @torch.library.custom_op(
