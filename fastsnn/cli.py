@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -69,6 +69,8 @@ def train(
     """
     if workers is not None:
         output.print("-j is not needed: the data set lives on the device, and there are no worker processes")
+    if os.environ.get("RANK", "0") != "0":
+        output.quiet = True  # one process of a torchrun speaks
     monitor = _TerminalMonitor()
     with monitor:
         history = fastsnn.train(config, resume=resume, monitor=monitor)
@@ -136,7 +138,8 @@ class _TerminalMonitor(fastsnn.Monitor):
         self.bar.stop()
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stop_signal is not None:
+        # torchrun passes a Ctrl-C on as a second signal; there only torchrun ends a process at once.
+        if self.stop_signal is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
             os._exit(128 + number)  # asked twice: at once
         self.stop_signal = number
 
@@ -217,6 +220,10 @@ def _fail(code: int, error: Exception, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     else:
-        name = "" if isinstance(error, (ValueError, TypeError, fastsnn.FastSNNError, cyclopts.CycloptsError)) else type(error).__name__ + ": "
+        name = (
+            ""
+            if isinstance(error, (ValueError, TypeError, fastsnn.FastSNNError, cyclopts.CycloptsError))
+            else type(error).__name__ + ": "
+        )
         errors.print(f"fastsnn: {name}{' '.join(str(error).split())}", markup=False)
     sys.exit(code)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-
 from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor, nn
 

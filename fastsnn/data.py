@@ -154,7 +154,10 @@ def _check(path: Path, md5: str | None, archive_md5: str) -> None:
     archive = path.with_name(path.name + ".gz")
     if md5:
         intact = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
-    elif archive.exists() and hashlib.md5(packed := archive.read_bytes(), usedforsecurity=False).hexdigest() == archive_md5:
+    elif (
+        archive.exists()
+        and hashlib.md5(packed := archive.read_bytes(), usedforsecurity=False).hexdigest() == archive_md5
+    ):
         # A gzip file ends with the CRC-32 and the size of what it holds.
         intact = zlib.crc32(content) == int.from_bytes(packed[-8:-4], "little")
     else:

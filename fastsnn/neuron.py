@@ -32,7 +32,7 @@ class LIFParameters:
     """Sharpness of the surrogate; None takes the surrogate's own default (2 for atan)."""
 
     def __post_init__(self) -> None:
-        surrogate = SURROGATE_ALIASES.get(self.surrogate, self.surrogate)
+        surrogate = str(SURROGATE_ALIASES.get(str(self.surrogate), self.surrogate))
         if surrogate not in SURROGATES:
             allowed = ", ".join([*SURROGATES, *SURROGATE_ALIASES])
             raise ValueError(f"surrogate is {self.surrogate!r}; allowed: {allowed}")

@@ -36,37 +36,44 @@ class EpochMetrics:
 
 
 class Run:
-    """An open run folder; as a context manager it is locked against other processes."""
+    """An open run folder; as a context manager it is locked against other processes.
 
-    def __init__(self, path: Path, config: Config, state: dict[str, Any] | None, lock: bool = True) -> None:
+    Where it is not ``writable`` (another process of the run writes it, or nobody does) it is only read.
+    """
+
+    def __init__(self, path: Path, config: Config, state: dict[str, Any] | None, writable: bool) -> None:
         self.path, self.config, self.checkpoint = path, config, state
-        self._lock = FileLock(path / ".lock") if lock else None
+        self._lock = FileLock(path / ".lock") if writable else None
         self._writer: Any = None
 
     @classmethod
-    def create(cls, config: Config) -> "Run":
+    def create(cls, config: Config, writable: bool = True) -> "Run":
         """A new, empty folder; raises RunFolderError where it holds something and ``overwrite`` is not set."""
         path = config.out or Path("runs") / (config.name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+        if not writable:
+            return cls(path, config, None, writable)
         try:
             path.mkdir(parents=True, exist_ok=True)
             entries = [entry for entry in path.iterdir() if entry.name != ".lock"]
         except OSError as error:
-            raise RunFolderError(f"can't make the run folder {path}: {error.strerror}; name another with --out") from error
+            raise RunFolderError(
+                f"can't make the run folder {path}: {error.strerror}; name another with --out"
+            ) from error
         if entries and not config.overwrite:
             raise RunFolderError(
                 f"run folder {path} is not empty: go on with it (--resume {path}), replace it (--overwrite), "
                 "or name another (--name, --out)"
             )
-        return cls(path, config, None)
+        return cls(path, config, None, writable)
 
     @classmethod
-    def reopen(cls, path: Path, changes: Config | None = None, *, read_only: bool = False) -> "Run":
+    def reopen(cls, path: Path, changes: Config | None = None, *, writable: bool = True) -> "Run":
         """A run that was started before; ``changes`` may differ in what does not change its results."""
         path = Path(path)
         if not (path / "config.yaml").is_file():
             raise RunFolderError(f"{path} is not a run folder: it has no config.yaml")
         config = recorded_config(path)
-        if changes is not None and not read_only:
+        if changes is not None:
             before, after = config.to_dict(), changes.to_dict()
             for name, value in after.items():
                 if value != before[name] and name not in CHANGEABLE_ON_RESUME:
@@ -76,9 +83,7 @@ class Run:
                     )
             config = changes
         state = checkpoint.load(path / "last.pt") if (path / "last.pt").exists() else None
-        if state is None and read_only:
-            raise RunFolderError(f"{path} has no checkpoint yet: it has no last.pt")
-        return cls(path, replace(config, out=path, overwrite=False), state, lock=not read_only)
+        return cls(path, replace(config, out=path, overwrite=False), state, writable)
 
     def __enter__(self) -> "Run":
         if self._lock is not None:
@@ -102,6 +107,8 @@ class Run:
 
     def start(self, environment: dict[str, Any], history: list[EpochMetrics]) -> None:
         """Record what runs; what an earlier run left is removed where there is no checkpoint to go on from."""
+        if self._lock is None:
+            return
         if self.checkpoint is None:
             for pattern in ("*.pt", "metrics.csv", "events.out.tfevents.*"):
                 for left in self.path.glob(pattern):
@@ -117,11 +124,15 @@ class Run:
     def save(self, state: dict[str, Any], history: list[EpochMetrics]) -> None:
         """Write last.pt, from which the run goes on; the history in it is what metrics.csv is made from."""
         content = state | {"history": [asdict(row) for row in history], "config": self.config.to_dict()}
+        if self._lock is None:
+            return
         self._guard("last.pt", lambda path: checkpoint.save(path, content))
 
     def save_epoch(self, state: dict[str, Any], history: list[EpochMetrics], best: bool) -> None:
         """Everything that is written when an epoch ends."""
         self.save(state, history)
+        if self._lock is None:
+            return
         if best:
             self._write("best.pt", (self.path / "last.pt").read_bytes())
         self._write("metrics.csv", _csv(history))
@@ -139,7 +150,9 @@ class Run:
         try:
             write(path)
         except OSError as error:
-            raise RunFolderError(f"can't write {path}: {error.strerror or error}; the previous file is intact") from error
+            raise RunFolderError(
+                f"can't write {path}: {error.strerror or error}; the previous file is intact"
+            ) from error
 
 
 def recorded_config(path: Path) -> Config:
@@ -158,7 +171,11 @@ def load_state(network: nn.Module, state: dict[str, Any], path: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"fastsnn": metadata.version("fastsnn"), "python": platform.python_version(), "torch": str(torch.__version__)}
+    found = {
+        "fastsnn": metadata.version("fastsnn"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
     for package in ("numpy", "numba", "triton", "spikingjelly", "cupy-cuda12x", "cupy-cuda13x"):
         try:
             found[package] = metadata.version(package)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsnn.distributed import Group
 from fastsnn.encoding import poisson_encode
 from fastsnn.kernels.reference import rate_loss
 
@@ -32,10 +33,12 @@ class AutogradStep:
         loss: str,
         amp: str = "off",
         scaler: torch.amp.GradScaler | None = None,
+        group: Group | None = None,
     ) -> None:
         self.network, self.optimizer = network, optimizer
         self.T, self.seed, self.loss = T, seed, loss
         self.half, self.scaler = _HALF.get(amp), scaler
+        self.group = group or Group()
 
     def prepare(self, images: Tensor, labels: Tensor) -> Data:
         return images, labels
@@ -50,12 +53,14 @@ class AutogradStep:
             loss, correct = self._forward(data, ids, epoch, TRAINING)
             if self.scaler is None:
                 loss.backward()  # type: ignore[no-untyped-call]
+                self.group.sum_gradients(self.network)
                 self.optimizer.step()
             else:
                 self.scaler.scale(loss).backward()
+                self.group.sum_gradients(self.network)
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-            results.append((loss.detach(), correct))
+            results.append(self._total(loss, correct))
         return _stacked(results)
 
     @torch.no_grad()
@@ -63,18 +68,32 @@ class AutogradStep:
         """Forward only, over all samples in order, on the evaluation stream; returns what :meth:`train` does."""
         self.network.eval()
         ids = torch.arange(len(data[0]), device=data[0].device)
-        return _stacked([self._forward(data, part, 0, EVALUATION) for part in ids.split(batch_size)])
+        return _stacked([self._total(*self._forward(data, part, 0, EVALUATION)) for part in ids.split(batch_size)])
 
     def sync(self) -> None:
         """The tensors of network and optimizer are always current here."""
 
-    def _forward(self, data: Data, ids: Tensor, epoch: int, stream: int) -> tuple[Tensor, Tensor]:
+    def _forward(self, data: Data, batch: Tensor, epoch: int, stream: int) -> tuple[Tensor, Tensor]:
+        """This process's contribution to the batch's mean loss, and its number of correct answers."""
         images, labels = data
+        ids = self.group.shard(batch)
+        if not len(ids):
+            # A tail smaller than the group: the gradients must still be there to be summed.
+            zero = sum(
+                (parameter.sum() * 0 for parameter in self.network.parameters()), torch.zeros((), device=ids.device)
+            )
+            return zero, torch.zeros((), dtype=torch.int64, device=ids.device)
         x = poisson_encode(images[ids], self.T, self.seed, epoch, stream, ids)
         autocast: Any = torch.autocast(x.device.type, self.half) if self.half else nullcontext()
         with autocast:
             spikes = self.network(x)
-        return rate_loss(spikes.float(), labels[ids], self.loss)
+        loss, correct = rate_loss(spikes.float(), labels[ids], self.loss)
+        return loss * (len(ids) / len(batch)), correct
+
+    def _total(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+        loss = loss.detach()
+        self.group.sum_(loss, correct)
+        return loss, correct
 
 
 def _stacked(results: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

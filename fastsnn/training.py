@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fastsnn import backends, data, runs
 from fastsnn.config import Config
-from fastsnn.errors import FastSNNError, Interrupted, TrainingDiverged
+from fastsnn.distributed import Group
+from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
 from fastsnn.layers import LinearLIF
 from fastsnn.runs import EpochMetrics, Run
 from fastsnn.steps import AutogradStep
@@ -83,9 +84,14 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     fit together and a FastSNNError for what the machine, the data or the run folder refuses.
     """
     monitor = monitor or Monitor()
-    run = Run.reopen(resume, config) if resume else Run.create(config or Config())
+    group = Group.from_environment()
+    run = Run.reopen(resume, config, writable=group.leader) if resume else Run.create(config or Config(), group.leader)
     with run:
-        return _Trainer(run, monitor).run_epochs()
+        trainer = _Trainer(run, monitor, group)
+        try:
+            return trainer.run_epochs()
+        finally:
+            group.leave()
 
 
 def evaluate(
@@ -95,13 +101,15 @@ def evaluate(
 
     The keys of the result are run, epoch, test_loss, test_accuracy (0 to 1), test_seconds, backend, step, device.
     """
-    with Run.reopen(run, read_only=True) as opened:
+    with Run.reopen(run, writable=False) as opened:
+        if opened.checkpoint is None:
+            raise RunFolderError(f"{run} has no checkpoint yet: it has no last.pt")
         changes: dict[str, Any] = {"step": "auto"} if backend else {}
         for name, value in (("backend", backend), ("device", device), ("data_dir", data_dir)):
             if value is not None:
                 changes[name] = value
         opened.config = replace(opened.config, **changes)
-        trainer = _Trainer(opened, Monitor())
+        trainer = _Trainer(opened, Monitor(), Group())
         loss, accuracy, seconds = trainer.test()
         return {
             "run": str(run),
@@ -144,11 +152,14 @@ def use_threads(threads: int | None) -> int:
 class _Trainer:
     """One run's network, optimizer and data on its device, and the loop over them."""
 
-    def __init__(self, run: Run, monitor: Monitor) -> None:
-        self.monitor, self.folder, self.config = monitor, run, run.config
+    def __init__(self, run: Run, monitor: Monitor, group: Group) -> None:
+        self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
         self.threads = use_threads(config.threads)
         self.device = backends.choose_device() if config.device == "auto" else torch.device(config.device)
+        if group.size > 1 and self.device.type == "cuda":
+            self.device = torch.device("cuda", group.local_rank)
+        group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
         self.data = data.load(config.dataset, config.data_dir).first(config.train_samples, config.test_samples)
         if self.data.note:
@@ -227,8 +238,9 @@ class _Trainer:
                 seen = len(progress.losses)
                 steps = progress.steps()
                 self.monitor.batches(progress.epoch, position, loss_sum / steps, correct_sum / position)
-            if self.monitor.stop_signal is not None and position < samples:
-                self._stop(time.perf_counter() - started)
+            stop_signal = self.group.highest(self.monitor.stop_signal or 0, self.device)
+            if stop_signal and position < samples:
+                self._stop(stop_signal, time.perf_counter() - started)
         progress.seconds = time.perf_counter() - started
         sizes = torch.full((progress.steps(),), batch, dtype=torch.float64)
         sizes[-1] = samples - (len(sizes) - 1) * batch
@@ -261,6 +273,8 @@ class _Trainer:
             reason = f"hidden is {','.join(map(str, config.hidden))}, and the fused step trains one layer"
         elif config.amp != "off":
             reason = f"amp is {config.amp}, and the fused step computes in fp32"
+        elif self.group.size > 1:
+            reason = f"there are {self.group.size} processes, and the fused step trains in one"
         elif module is None:
             reason = f"backend is {self.backend.name}; backends with a fused step: numba, triton"
         else:
@@ -280,6 +294,7 @@ class _Trainer:
                 loss=config.loss,
                 amp=config.amp,
                 scaler=self.scaler,
+                group=self.group,
             )
             return step, "autograd"
         layer = self.network[0]
@@ -294,7 +309,9 @@ class _Trainer:
             raise ValueError(f"amp is {self.config.amp}; allowed: off on {self.device}, which gains nothing from it")
         if torch.cuda.get_device_capability(self.device) < (7, 0):
             name = torch.cuda.get_device_name(self.device)
-            raise ValueError(f"amp is {self.config.amp}; allowed: off on {name}, whose half precision is slower than fp32")
+            raise ValueError(
+                f"amp is {self.config.amp}; allowed: off on {name}, whose half precision is slower than fp32"
+            )
 
     def _restore(self) -> None:
         checkpoint = self.folder.checkpoint
@@ -316,14 +333,13 @@ class _Trainer:
             "progress": self.progress.state(),
         }
 
-    def _stop(self, seconds: float) -> None:
-        assert self.monitor.stop_signal is not None
+    def _stop(self, stop_signal: int, seconds: float) -> None:
         self.progress.seconds = seconds
         self._check_finite()
         self.folder.save(self._state(), self.history)
         raise Interrupted(
             f"stopped in epoch {self.progress.epoch} and saved; go on with: fastsnn train --resume {self.folder.path}",
-            self.monitor.stop_signal,
+            stop_signal,
         )
 
     def _check_finite(self) -> None:
