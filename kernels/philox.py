@@ -53,7 +53,7 @@ def poisson_words(q: Tensor, T: int, seed: int, epoch: int, stream: int, sample_
     packed = words.reshape(blocks * 4, B * P)[: -(-T // 32)]
     if T % 32:
         packed[-1] &= (1 << T % 32) - 1
-    return packed.to(torch.int32).reshape(-1, B, P)
+    return packed.to(torch.int32).reshape(len(packed), B, P)
 
 
 def _draw(out: Tensor, rows: Tensor, q: Tensor, seed: int, c0: Tensor, c1: int, c2: Tensor, c3: int) -> None:
