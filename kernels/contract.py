@@ -1,0 +1,253 @@
+"""What "correct" means: the promises C1 to C6 of docs/design.md as measurements with bounds.
+
+``fastsnn verify``, the tests and the benchmarks all measure with these functions, so that there is one set of
+tolerances. A measurement holds an error and the largest one allowed; :func:`require` turns it into an assertion.
+
+    C1  the same currents give the same bits: spikes, v and h                     same_bits
+    C2  currents are as close to float64 as torch's own fp32 product              current_error
+    C3  a spike differs from float64's only where the membrane is at the threshold  spikes_at_threshold
+    C4  gradients, with the recorded spikes given to the float64 reference        gradient_error
+    C5  the same seed gives the same losses                                       loss_error
+    C6  the same run gives the same bits                                          same_bits
+
+C3 and C4 rest on :func:`replay`: neurons in float64 that fire when the recorded spikes say so, whatever their membrane.
+Two precisions then compare step by step, without a flipped spike between them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels.reference import charge, surrogate_derivative
+
+EPS = torch.finfo(torch.float32).eps
+
+C2_FLOOR = 4 * EPS
+"""Norm-wise error that a product may always have."""
+C3_CURRENT = 4.0
+"""Error that one current may have, in eps of the sum of the magnitudes that it is made of."""
+C3_MEMBRANE = 4.0
+"""Error that one time step may add to a membrane, in eps of its magnitude."""
+C4_FLOOR = 1e-5
+"""Norm-wise error that a gradient may always have in fp32."""
+C5_LOSS = 3e-5
+"""Difference of a step's mean squared error."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An error, the largest one that a promise allows, and where it was found."""
+
+    promise: str
+    what: str
+    """The tensor, as "spikes" or "gradient of weight"."""
+    error: float
+    bound: float
+    where: str = ""
+    """The worst place: its index and both values."""
+    explained: int = 0
+    """Spikes that differ from float64's with the membrane at the threshold."""
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.bound  # False for NaN
+
+    @property
+    def share(self) -> float:
+        """The error as a fraction of its bound; infinite where nothing is allowed, and for NaN."""
+        if not self.ok and not (self.bound and math.isfinite(self.error)):
+            return math.inf
+        return self.error / self.bound if self.bound else 0.0
+
+    def __str__(self) -> str:
+        where = f" ({self.where})" if self.where else ""
+        return f"{self.promise} {self.what}: {self.error:.3g}, allowed {self.bound:.3g}{where}"
+
+
+def require(*measurements: Measurement) -> None:
+    """Raise AssertionError that lists every measurement over its bound."""
+    failed = [str(measurement) for measurement in measurements if not measurement.ok]
+    assert not failed, "\n".join(failed)
+
+
+def same_bits(what: str, actual: Tensor, expected: Tensor, promise: str = "C1") -> Measurement:
+    """Equal values, shape and dtype (0 and -0 are equal); the error is the largest difference."""
+    for name in ("dtype", "shape"):
+        if (found := getattr(actual, name)) != (wanted := getattr(expected, name)):
+            return Measurement(promise, what, math.inf, 0.0, f"{name} {_plain(found)} instead of {_plain(wanted)}")
+    actual, expected = actual.detach().cpu(), expected.detach().cpu()
+    different = ~(actual == expected)  # so that NaN counts as different
+    if not different.any():
+        return Measurement(promise, what, 0.0, 0.0)
+    error = _without_nan((actual.double() - expected.double()).abs())
+    where = f"{int(different.sum())} of {actual.numel()} values differ; {_place(error, actual, expected)}"
+    return Measurement(promise, what, float(error.max()), 0.0, where)
+
+
+def close(what: str, actual: Tensor, expected: Tensor, bound: Tensor | float, promise: str) -> Measurement:
+    """Every element within its own ``bound``; the error is the largest one in units of its bound."""
+    if actual.shape != expected.shape:
+        return Measurement(promise, what, math.inf, 1.0, f"shape {list(actual.shape)}, not {list(expected.shape)}")
+    if not actual.numel():
+        return Measurement(promise, what, 0.0, 1.0)
+    actual = actual.detach().cpu().double()
+    error = _without_nan((actual - expected).abs() / bound)
+    return Measurement(promise, what, float(error.max()), 1.0, _place(error, actual, expected))
+
+
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """Norm-wise error of ``value``; the norm of the error itself where ``exact`` is 0."""
+    error, scale = (value.detach().cpu().double() - exact).norm(), exact.norm()
+    return float(error / scale) if scale else float(error)
+
+
+def current_error(actual: Tensor, exact: Tensor, eager: Tensor) -> Measurement:
+    """C2: the norm-wise error of currents is at most twice that of ``eager``, torch's own fp32 product on the CPU."""
+    bound = max(2 * relative_error(eager, exact), C2_FLOOR)
+    return Measurement("C2", "currents", relative_error(actual, exact), bound)
+
+
+def gradient_error(what: str, actual: Tensor | None, exact: Tensor, eager: Tensor | None = None) -> Measurement:
+    """C4: the norm-wise error of a gradient is at most max(1e-5, twice that of ``eager``, plain fp32 torch).
+
+    Without ``eager`` the bound is the floor alone, as it must be for torch itself. A gradient of None counts as zeros.
+    One in fp16 or bf16 may have two eps of its own dtype.
+    """
+    actual = torch.zeros_like(exact) if actual is None else actual
+    what = f"gradient of {what}"
+    if actual.shape != exact.shape:
+        return Measurement("C4", what, math.inf, C4_FLOOR, f"shape {list(actual.shape)}, not {list(exact.shape)}")
+    bound = max(C4_FLOOR, 2 * torch.finfo(actual.dtype).eps)
+    if eager is not None:
+        bound = max(bound, 2 * relative_error(eager, exact))
+    error = _without_nan((actual.detach().cpu().double() - exact).abs())
+    where = _place(error, actual, exact) if actual.numel() else ""
+    return Measurement("C4", what, relative_error(actual, exact), bound, where)
+
+
+def loss_error(actual: Tensor, expected: Tensor) -> Measurement:
+    """C5: the mean squared error of each of the first 100 steps, [steps], agrees within 3e-5."""
+    if actual.shape != expected.shape:
+        return Measurement("C5", "losses", math.inf, C5_LOSS, f"{len(actual)} steps instead of {len(expected)}")
+    error = _without_nan((actual.cpu().double() - expected.cpu().double()).abs())
+    return Measurement("C5", "losses", float(error.max()), C5_LOSS, _place(error, actual, expected))
+
+
+class _Recorded(torch.autograd.Function):
+    """The recorded spikes forward, the surrogate's derivative at the membrane backward."""
+
+    @staticmethod
+    def forward(ctx: Any, distance: Tensor, recorded: Tensor, surrogate: str, alpha: float) -> Tensor:
+        ctx.save_for_backward(distance)
+        ctx.surrogate, ctx.alpha = surrogate, alpha
+        return recorded.to(distance.dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (distance,) = ctx.saved_tensors
+        return grad * surrogate_derivative(distance, ctx.surrogate, ctx.alpha), None, None, None
+
+
+def replay(
+    current: Tensor,
+    v_init: Tensor | None,
+    spikes: Tensor,
+    *,
+    tau: float,
+    v_threshold: float,
+    v_reset: float | None,
+    decay_input: bool,
+    detach_reset: bool,
+    surrogate: str,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`~fastsnn.kernels.reference.lif` whose neurons fire when ``spikes`` [T, ...] says so.
+
+    ``current`` [T, ...] and ``v_init`` [...] set the precision: float64 for the exact answer, fp32 for that of eager
+    torch. Returns spikes, the final v and h, through which gradients flow as through the reference.
+    """
+    v = torch.full_like(current[0], v_reset or 0.0) if v_init is None else v_init
+    fired, membrane = [], []
+    for x, recorded in zip(current, spikes.detach(), strict=True):
+        h = charge(x, v, tau, v_reset, decay_input)
+        s = _Recorded.apply(h - v_threshold, recorded, surrogate, alpha)
+        reset = s.detach() if detach_reset else s
+        v = h - reset * v_threshold if v_reset is None else (1 - reset) * h + reset * v_reset
+        fired.append(s)
+        membrane.append(h)
+    return torch.stack(fired), v, torch.stack(membrane)
+
+
+def product_magnitude(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """abs(x) @ abs(weight).T + abs(bias) in float64: what the rounding of a current is measured by."""
+    magnitude = x.double().abs() @ weight.double().abs().T
+    return magnitude if bias is None else magnitude + bias.double().abs()
+
+
+def membrane_bound(
+    membrane: Tensor, magnitude: Tensor | None = None, *, tau: float, decay_input: bool, eps: float = EPS, **_: Any
+) -> Tensor:
+    """How far an fp32 membrane may be from the float64 one, ``membrane`` [T, ...]: the bound of C3, [T, ...].
+
+    Each step adds the error of its current (none without ``magnitude`` [T, ...], see :func:`product_magnitude`) and of
+    its own arithmetic; both leak away as the potential does. ``eps`` is that of the current's precision.
+    """
+    share = 1 / tau if decay_input else 1.0
+    bound, bounds = torch.zeros_like(membrane[0]), []
+    for t, h in enumerate(membrane):
+        current = 0.0 if magnitude is None else C3_CURRENT * eps * share * magnitude[t]
+        bound = bound * (1 - 1 / tau) + current + C3_MEMBRANE * EPS * h.abs()
+        bounds.append(bound)
+    return torch.stack(bounds)
+
+
+def spikes_at_threshold(spikes: Tensor, membrane: Tensor, bound: Tensor, v_threshold: float) -> Measurement:
+    """C3: spikes that float64 would not have made lie within ``bound`` of the threshold.
+
+    ``membrane`` is the float64 h of :func:`replay` driven by these very spikes, so each one is judged alone, and so is
+    the first difference of each neuron between any two spike trains. The error is the largest distance in units of its
+    bound.
+    """
+    spikes, membrane = spikes.detach().cpu(), membrane.detach()
+    if spikes.shape != membrane.shape:
+        return Measurement("C3", "spikes", math.inf, 1.0, f"shape {list(spikes.shape)}, not {list(membrane.shape)}")
+    if not ((spikes == 0) | (spikes == 1)).all():
+        return Measurement("C3", "spikes", math.inf, 1.0, "a spike is neither 0 nor 1")
+    distance = membrane - v_threshold
+    differs = spikes.bool() != (distance >= 0)
+    if not differs.any():
+        return Measurement("C3", "spikes", 0.0, 1.0)
+    error = torch.where(differs, distance.abs() / bound, 0.0)
+    index = _worst(error)
+    where = (
+        f"{int(differs.sum())} of {spikes.numel()} differ from float64; [{_joined(index)}] is {spikes[index].item():g} "
+        f"at h = {membrane[index].item()!r}, v_threshold = {v_threshold!r}, bound {bound[index].item():.3g}"
+    )
+    return Measurement("C3", "spikes", float(error.max()), 1.0, where, int((differs & (error <= 1)).sum()))
+
+
+def _without_nan(error: Tensor) -> Tensor:
+    """NaN as the largest error of all."""
+    return error.nan_to_num(nan=math.inf, posinf=math.inf)
+
+
+def _place(error: Tensor, actual: Tensor, expected: Tensor) -> str:
+    """The index of the worst element and both its values."""
+    index = _worst(error)
+    return f"[{_joined(index)}] is {actual[index].item()!r} instead of {expected[index].item()!r}"
+
+
+def _worst(error: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+
+
+def _joined(index: Sequence[int]) -> str:
+    return ", ".join(map(str, index))
+
+
+def _plain(value: object) -> str:
+    return str(list(value) if isinstance(value, torch.Size) else value).removeprefix("torch.")
