@@ -116,7 +116,8 @@ def _refusal(name: str, device: torch.device) -> str | None:
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed; on Linux: pip install triton"
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-            return "it needs a CUDA GPU; use --backend numba, or set TRITON_INTERPRET=1 for Triton's (very slow) interpreter"
+            interpreter = "set TRITON_INTERPRET=1 for Triton's interpreter, which is very slow"
+            return f"it needs a CUDA GPU; use --backend numba, or {interpreter}"
     if name == "cupy":
         from fastsnn import spikingjelly
 

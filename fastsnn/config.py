@@ -1,4 +1,4 @@
-"""One frozen description of a training run: it owns every default; the command line and config.yaml are made from it."""
+"""A training run in one frozen dataclass: it owns every default; the command line and config.yaml are made from it."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -72,7 +72,7 @@ class Config:
     backend: Literal["auto", "torch", "cupy", "triton", "numba"] = "auto"
     """Implementation; auto is the fastest that runs here."""
     step: Literal["auto", "fused", "autograd"] = "auto"
-    """fused: the whole training step in fused kernels (one layer); autograd: layer by layer; auto: fused where it can."""
+    """fused: the whole training step in fused kernels (one layer); autograd: layer by layer; auto: fused if it can."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int | None = None

@@ -1,7 +1,7 @@
 """Run a SpikingJelly 0.0.0.0.14 network on fastsnn's kernels: replace its LIF layers, keep everything else."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor, nn
@@ -79,11 +79,10 @@ def _is_neuron(module: nn.Module) -> bool:
     return any(base.__name__ == "BaseNode" for base in type(module).__mro__)
 
 
-def _is_plain_linear(module: nn.Module | None) -> bool:
+def _is_plain_linear(module: Any) -> TypeGuard[nn.Linear]:
     # SpikingJelly's layer.Linear is a subclass that adds a step mode; anything else may compute something else.
-    if not isinstance(module, nn.Linear) or module._forward_hooks or module._forward_pre_hooks:
-        return False
-    return type(module).__name__ == "Linear"
+    plain = isinstance(module, nn.Linear) and type(module).__name__ == "Linear"
+    return plain and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _unconvertible(node: Any) -> str | None:
@@ -122,6 +121,7 @@ class _Stateful(MemoryModule):  # type: ignore[misc]
     def __init__(self, neuron: LIFParameters, backend: str) -> None:
         super().__init__()
         self.neuron, self.implementation = neuron, backend
+        self.v: Tensor | None
         self.register_memory("v", None)
 
     def forward(self, current: Tensor) -> Tensor:

@@ -118,9 +118,10 @@ def _torchvision(class_name: str):  # type: ignore[no-untyped-def] # a torchvisi
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:
         # A torchvision built for another torch fails on import with "operator torchvision::nms does not exist".
+        reason = str(error).splitlines()[0]
         raise DataUnavailable(
-            f"torchvision does not work with torch {torch.__version__} ({str(error).splitlines()[0]}): install the pair "
-            "together with `pip install --upgrade torch torchvision`, or train with --dataset digits"
+            f"torchvision does not work with torch {torch.__version__} ({reason}): install the pair together "
+            "with `pip install --upgrade torch torchvision`, or train with --dataset digits"
         ) from error
     return getattr(datasets, class_name)
 
@@ -144,7 +145,7 @@ def _download(class_name: str, folder: Path) -> None:
 def _check(path: Path, md5: str | None, archive_md5: str) -> None:
     """Raise DataUnavailable where a raw file is not what it should be; torchvision only looks whether it exists.
 
-    Without a known hash the content is held against the CRC-32 of the archive that it was unpacked from, if that is there.
+    Without a known hash the content is held against the CRC-32 of the archive that it came in, if that is there.
     """
     size = path.stat().st_size
     remedy = "delete it to download it again, or name another folder with --data-dir"

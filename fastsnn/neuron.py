@@ -27,7 +27,8 @@ class LIFParameters:
     detach_reset: bool = False
     """Whether the gradient ignores the reset."""
     surrogate: str = "atan"
-    """Derivative used for the spike: atan, sigmoid, erf, piecewise_quadratic (triangle), soft_sign (fast_sigmoid), rectangle."""
+    """Derivative used for the spike: atan, sigmoid, erf, piecewise_quadratic, soft_sign or rectangle; triangle and
+    fast_sigmoid are other names for the fourth and fifth."""
     alpha: float | None = None
     """Sharpness of the surrogate; None takes the surrogate's own default (2 for atan)."""
 

@@ -4,6 +4,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,7 @@ def network_of(config: Config, pixels: int, classes: int, backend: str) -> nn.Se
     sizes = [pixels, *config.hidden, classes]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        layers = [
-            LinearLIF(K, N, config.bias, config.neuron, backend) for K, N in zip(sizes[:-1], sizes[1:], strict=True)
-        ]
+        layers = [LinearLIF(K, N, config.bias, config.neuron, backend) for K, N in pairwise(sizes)]
     return nn.Sequential(*layers)
 
 
@@ -175,14 +174,8 @@ class _Trainer:
         self._restore()
         self.step, self.step_name = self._build_step()
         # What was chosen is what is recorded, so that a resumed run computes the same thing.
-        run.config = self.config = replace(
-            config,
-            dataset=self.data.name,
-            backend=self.backend.name,
-            step=self.step_name,
-            device=str(self.device),
-            threads=self.threads,
-        )
+        chosen = {"dataset": self.data.name, "backend": self.backend.name, "step": self.step_name}
+        run.config = self.config = replace(config, device=str(self.device), threads=self.threads, **chosen)  # type: ignore[arg-type]
 
     def run_epochs(self) -> History:
         """Train the epochs that are left; save after each."""
@@ -265,7 +258,7 @@ class _Trainer:
         return {"device_name": device} | runs.versions()
 
     def _build_step(self) -> tuple[Any, str]:
-        """The fused whole step where it covers this run, else the step under autograd; ``step`` may insist on either."""
+        """The fused whole step where it covers this run, else the step under autograd; ``step`` may insist."""
         config, module = self.config, self.backend.rate_step
         options: dict[str, Any] = {"T": config.T, "loss": config.loss} | config.neuron.options()
         reason = None

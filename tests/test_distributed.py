@@ -58,7 +58,8 @@ def test_a_killed_worker_ends_the_run_with_a_message(tmp_path: Path) -> None:
     ) as launched:
         deadline = time.monotonic() + 60
         while not (run / "last.pt").exists():
-            assert launched.poll() is None and time.monotonic() < deadline, "the run did not start"
+            assert launched.poll() is None, "the run ended"
+            assert time.monotonic() < deadline, "the run did not start"
             time.sleep(0.1)
         os.kill(_worker(launched.pid, rank=1), signal.SIGKILL)
         _, stderr = launched.communicate(timeout=60)
