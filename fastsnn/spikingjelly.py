@@ -76,11 +76,11 @@ def _check(current: Tensor, surrogate: str) -> None:
         raise ValueError(f"surrogate is {surrogate!r}; the cupy backend allows: {', '.join(SURROGATES)}")
     if current.dtype not in DTYPES:
         raise ValueError(f"current has dtype {_name(current.dtype)}; the cupy backend allows: {_name(*DTYPES)}")
-    if current.device.type != "cuda":
-        raise ValueError(f"current is on {current.device}; the cupy backend allows: a CUDA GPU")
     if current.numel() + current[0].numel() > _MAX_ELEMENTS:
         allowed = f"(T + 1) * neurons up to {_MAX_ELEMENTS}, for SpikingJelly counts them in 32 bits"
         raise ValueError(f"current has shape {list(current.shape)}; the cupy backend allows: {allowed}")
+    if current.device.type != "cuda":
+        raise ValueError(f"current is on {current.device}; the cupy backend allows: a CUDA GPU")
 
 
 def _name(*dtypes: torch.dtype) -> str:

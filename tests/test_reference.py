@@ -1,12 +1,11 @@
 """kernels/reference.py against hand-computed numbers, finite differences and SpikingJelly's own neuron."""
 
-import itertools
 import math
 from typing import Any
 
 import pytest
 import torch
-from contract import assert_c4, replay
+from lif_cases import OPTIONS, case, gradients, leaves, neuron, require_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,27 +27,6 @@ NAMES_IN_SPIKINGJELLY = {
     "piecewise_quadratic": "PiecewiseQuadratic",
     "soft_sign": "SoftSign",
 }
-
-
-def neuron(**changes: Any) -> dict[str, Any]:
-    options = {
-        "tau": 2.0,
-        "v_threshold": 1.0,
-        "v_reset": 0.0,
-        "decay_input": True,
-        "detach_reset": False,
-        "surrogate": "atan",
-    } | changes
-    return {"alpha": SURROGATES[options["surrogate"]], **options}
-
-
-OPTIONS = [
-    pytest.param(
-        {"v_reset": v_reset, "decay_input": decay_input, "detach_reset": detach_reset},
-        id=f"v_reset={v_reset}{', decay_input' * decay_input}{', detach_reset' * detach_reset}",
-    )
-    for v_reset, decay_input, detach_reset in itertools.product((0.0, None, -0.3), (True, False), (True, False))
-]
 
 
 # Every number below was worked out by hand from the three equations; all are exact in fp32.
@@ -221,35 +199,17 @@ def weighted(outputs: tuple[Tensor, ...]) -> Tensor:
 def test_same_as_spikingjelly(surrogate: str, tau: float, options: dict[str, Any]) -> None:
     """Spikes and v bit for bit, gradients under C4, against its torch LIFNode in training mode."""
     options = neuron(tau=tau, surrogate=surrogate, **options)
-    generator = torch.Generator().manual_seed(2)
-    current = torch.randn(20, 3, 31, generator=generator) * 1.5 + 0.8
-    v_init = torch.rand(3, 31, generator=generator)
-    upstream = torch.randn(20, 3, 31, generator=generator), torch.randn(3, 31, generator=generator)
-
-    spikes, v, _ = lif(*(ours := leaves(current, v_init)), **options)
-    theirs = leaves(current, v_init)
+    current, v_init, *upstream = inputs = case(20, 3, 31)
+    ours, theirs = leaves(current, v_init), leaves(current, v_init)
+    spikes, v, _ = lif(*ours, **options)
     node = spikingjelly_node(**options)
     node.v = theirs[1]
     their_spikes = node(theirs[0])
     assert 0.05 < spikes.mean() < 0.95
     assert torch.equal(spikes, their_spikes)
     assert torch.equal(v, node.v)
-
-    exact = leaves(current.double(), v_init.double())
-    exact_outputs = replay(*exact, spikes.detach(), **options)[:2]
-    gradients = [
-        dict(zip(("current", "v_init"), torch.autograd.grad(outputs, inputs, grads), strict=True))
-        for outputs, inputs, grads in (
-            ((spikes, v), ours, upstream),
-            (exact_outputs, exact, tuple(grad.double() for grad in upstream)),
-            ((their_spikes, node.v), theirs, upstream),
-        )
-    ]
-    assert_c4(*gradients)
-
-
-def leaves(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.clone().requires_grad_() for tensor in tensors)
+    require_gradients(gradients((spikes, v), ours, *upstream), spikes, *inputs, **options)
+    require_gradients(gradients((their_spikes, node.v), theirs, *upstream), spikes, *inputs, **options)
 
 
 def spikingjelly_node(surrogate: str, alpha: float, **options: Any) -> Any:
