@@ -1,0 +1,63 @@
+"""Write docs/api.md from the docstrings of what ``import fastsnn`` offers: ``python docs/make_api.py``."""
+
+import dataclasses
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import fastsnn
+
+PAGE = Path(__file__).with_name("api.md")
+
+
+def page() -> str:
+    """The page's text."""
+    entries = [_entry(name, getattr(fastsnn, name)) for name in sorted(fastsnn.__all__, key=str.lower)]
+    head = "# The Python API\n\nMade from the docstrings by `python docs/make_api.py`. Shapes: T time steps, B samples, K inputs, N neurons.\n"
+    return "\n".join([head, *entries])
+
+
+def _entry(name: str, thing: object) -> str:
+    docstring = inspect.getdoc(thing) or ""
+    lines = [f"## fastsnn.{name}", "", "```python", _signature(name, thing), "```", "", _markdown(docstring), ""]
+    if dataclasses.is_dataclass(thing):
+        lines += _fields(thing)
+    return "\n".join(lines)
+
+
+def _signature(name: str, thing: object) -> str:
+    if dataclasses.is_dataclass(thing):
+        return f"{name}(...)"
+    try:
+        signature = str(inspect.signature(thing))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return name
+    for module in ("torch.nn.modules.module.", "fastsnn.neuron.", "fastsnn.config.", "fastsnn.training.", "pathlib."):
+        signature = signature.replace(module, "")
+    signature = re.sub(r"fastsnn\.\w+\.", "", signature)
+    return textwrap.fill(f"{name}{signature}", 110, subsequent_indent="    ", break_long_words=False)
+
+
+def _fields(thing: object) -> list[str]:
+    """A table of a dataclass's fields, with the docstring that follows each in the source."""
+    source = inspect.getsource(thing)  # type: ignore[arg-type]
+    rows = ["| field | default | |", "| --- | --- | --- |"]
+    for field in dataclasses.fields(thing):  # type: ignore[arg-type]
+        match = re.search(rf'^    {field.name}: .*?(?:\n    """(.+?)"""|\n    \w)', source, re.DOTALL | re.MULTILINE)
+        text = " ".join((match[1] or "").split()) if match else ""
+        default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+        rows.append(f"| `{field.name}` | {default} | {text} |")
+    return [*rows, ""]
+
+
+def _markdown(docstring: str) -> str:
+    """Sphinx roles and Google-style sections as plain Markdown."""
+    text = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", docstring).replace("``", "`")
+    text = re.sub(r"^(Args|Returns|Raises):$", r"**\1**\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^    (\w[\w, ]*): ", r"- `\1`: ", text, flags=re.MULTILINE)
+    return re.sub(r"^    (?=\S)|^      (?=  \S)", "", text, flags=re.MULTILINE)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,69 @@
+"""The README's code runs, its translation has the same structure, and the API page is the docstrings'."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(?:<!-- ([^>]+?) -->\s*)?^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+NOT_RUN = ("command: ", "needs: ")
+
+
+def blocks(name: str) -> list[tuple[str, str, str]]:
+    """(tag, language, code) of every code block."""
+    return BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_every_block_runs_or_says_what_it_needs() -> None:
+    tags = [tag for tag, _, _ in blocks("README.md")]
+    assert tags.count("command: train") == tags.count("command: test") == 1
+    for tag, language, code in blocks("README.md"):
+        assert tag == "runs" or tag == "output" or tag.startswith(NOT_RUN), f"untagged block ({language}): {code}"
+
+
+@pytest.mark.parametrize(
+    "code", [code for tag, language, code in blocks("README.md") if (tag, language) == ("runs", "python")]
+)
+def test_python_blocks_run(code: str, tmp_path: Path) -> None:
+    script = tmp_path / "block.py"
+    script.write_text(code, encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def test_commands_run(tmp_path: Path) -> None:
+    commands = [code for tag, language, code in blocks("README.md") if (tag, language) == ("runs", "bash")]
+    lines = [line for code in commands for line in code.splitlines() if line]
+    assert len(lines) >= 5
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "fastsnn", line
+        done = subprocess.run(
+            [sys.executable, "-m", "fastsnn", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+def test_the_translation_is_in_step() -> None:
+    def structure(name: str) -> tuple[list[str], list[str]]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        prose = BLOCK.sub("", text)
+        return re.findall(r"^#+(?= )", prose, re.MULTILINE), [code for _, _, code in blocks(name)]
+
+    assert structure("README.md") == structure("README_cn.md")
+
+
+def test_the_api_page_is_current() -> None:
+    module = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
+    assert module["PAGE"].read_text(encoding="utf-8") == module["page"](), "run `python docs/make_api.py`"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README_cn.md", "docs/design.md", "docs/robustness.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{name} links to {target}"
