@@ -95,7 +95,7 @@ def close(what: str, actual: Tensor, expected: Tensor, bound: Tensor | float, pr
     if not actual.numel():
         return Measurement(promise, what, 0.0, 1.0)
     actual = actual.detach().cpu().double()
-    error = _without_nan((actual - expected).abs() / bound)
+    error = _in_units((actual - expected).abs(), bound)
     return Measurement(promise, what, float(error.max()), 1.0, _place(error, actual, expected))
 
 
@@ -189,15 +189,23 @@ def product_magnitude(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def membrane_bound(
-    membrane: Tensor, magnitude: Tensor | None = None, *, tau: float, decay_input: bool, eps: float = EPS, **_: Any
+    membrane: Tensor,
+    magnitude: Tensor | None = None,
+    eps: float = EPS,
+    *,
+    tau: float,
+    v_reset: float | None,
+    decay_input: bool,
+    **_: Any,
 ) -> Tensor:
     """How far an fp32 membrane may be from the float64 one, ``membrane`` [T, ...]: the bound of C3, [T, ...].
 
     Each step adds the error of its current (none without ``magnitude`` [T, ...], see :func:`product_magnitude`) and of
-    its own arithmetic; both leak away as the potential does. ``eps`` is that of the current's precision.
+    its own arithmetic; both leak away as the potential does. ``eps`` is that of the current's precision. ``v_reset``, the
+    potential to start from, is rounded once.
     """
     share = 1 / tau if decay_input else 1.0
-    bound, bounds = torch.zeros_like(membrane[0]), []
+    bound, bounds = torch.full_like(membrane[0], EPS * abs(v_reset or 0.0)), []
     for t, h in enumerate(membrane):
         current = 0.0 if magnitude is None else C3_CURRENT * eps * share * magnitude[t]
         bound = bound * (1 - 1 / tau) + current + C3_MEMBRANE * EPS * h.abs()
@@ -221,13 +229,18 @@ def spikes_at_threshold(spikes: Tensor, membrane: Tensor, bound: Tensor, v_thres
     differs = spikes.bool() != (distance >= 0)
     if not differs.any():
         return Measurement("C3", "spikes", 0.0, 1.0)
-    error = torch.where(differs, distance.abs() / bound, 0.0)
+    error = _in_units(torch.where(differs, distance.abs(), 0.0), bound)
     index = _worst(error)
     where = (
         f"{int(differs.sum())} of {spikes.numel()} differ from float64; [{_joined(index)}] is {spikes[index].item():g} "
         f"at h = {membrane[index].item()!r}, v_threshold = {v_threshold!r}, bound {bound[index].item():.3g}"
     )
     return Measurement("C3", "spikes", float(error.max()), 1.0, where, int((differs & (error <= 1)).sum()))
+
+
+def _in_units(error: Tensor, bound: Tensor | float) -> Tensor:
+    """``error`` in units of ``bound``; no error is within a bound of 0."""
+    return _without_nan(torch.where(error == 0, 0.0, error / bound))
 
 
 def _without_nan(error: Tensor) -> Tensor:
