@@ -1,13 +1,17 @@
 """fastsnn: train spiking neural networks of LIF neurons at the speed of the machine."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from fastsnn.config import Config
-from fastsnn.encoding import poisson_encode
-from fastsnn.errors import FastSNNError
-from fastsnn.layers import LIF, LinearLIF, lif, linear_lif
-from fastsnn.neuron import LIFParameters
-from fastsnn.training import History, Monitor, evaluate, train
+if TYPE_CHECKING:
+    from fastsnn.config import Config
+    from fastsnn.conversion import Replacement, accelerate
+    from fastsnn.encoding import poisson_encode
+    from fastsnn.errors import FastSNNError
+    from fastsnn.layers import LIF, LinearLIF, lif, linear_lif
+    from fastsnn.monitor import Monitor
+    from fastsnn.neuron import LIFParameters
+    from fastsnn.training import History, evaluate, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,11 +31,21 @@ __all__ = [
     "train",
 ]
 
+_MODULES = {
+    "config": ("Config",),
+    "conversion": ("Replacement", "accelerate"),
+    "encoding": ("poisson_encode",),
+    "errors": ("FastSNNError",),
+    "layers": ("LIF", "LinearLIF", "lif", "linear_lif"),
+    "monitor": ("Monitor",),
+    "neuron": ("LIFParameters",),
+    "training": ("History", "evaluate", "train"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Conversion imports SpikingJelly, which only its users pay for.
-    if name in ("Replacement", "accelerate"):
-        from fastsnn import conversion
-
-        return getattr(conversion, name)
+    # Importing torch takes seconds: `fastsnn --help` and a mistyped option must not wait for it.
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"fastsnn.{module}"), name)
     raise AttributeError(f"module 'fastsnn' has no attribute {name!r}")

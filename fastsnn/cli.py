@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import fastsnn
-from fastsnn.config import Config, read_yaml
+from fastsnn.config import Config, read_yaml, recorded_config
 from fastsnn.errors import Interrupted
-from fastsnn.runs import EpochMetrics, recorded_config
+from fastsnn.monitor import EpochMetrics, Monitor
 
 app = App(
     name="fastsnn",
@@ -51,7 +51,7 @@ _SPIKINGJELLY = {
 @app.command
 def train(
     *,
-    config: Annotated[Config, Parameter(name="*")] = Config(),  # noqa: B008 - frozen
+    config: Annotated[Config | None, Parameter(name="*")] = None,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
     resume: Path | None = None,
     workers: Annotated[int | None, Parameter(name="-j")] = None,
@@ -113,7 +113,7 @@ def evaluate(
     )
 
 
-class _TerminalMonitor(fastsnn.Monitor):
+class _TerminalMonitor(Monitor):
     """A progress bar on a terminal, a plain line per epoch anywhere else; Ctrl-C and SIGTERM stop after the batch."""
 
     def __init__(self) -> None:

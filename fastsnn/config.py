@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from cyclopts import Parameter, Token
 
-from fastsnn import encoding
 from fastsnn.errors import RunFolderError
 from fastsnn.neuron import LIFParameters
 
@@ -99,7 +98,7 @@ class Config:
                     raise TypeError(f"{name} is {value!r}; allowed: an integer")
                 if value is not None and value < least:
                     raise ValueError(f"{name} is {value}; allowed: {least} or more")
-        if self.seed > encoding.MAX_SEED:
+        if self.seed > 2**64 - 1:
             raise ValueError(f"seed is {self.seed}; allowed: 0 to 2**64 - 1")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr is {self.lr}; allowed: a finite number more than 0")
@@ -165,3 +164,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RunFolderError(f"{path} holds no options; expected lines such as `epochs: 20`")
     values.pop("environment", None)
     return values
+
+
+def recorded_config(run: Path) -> Config:
+    """The options that a run folder was started with."""
+    return Config.from_dict(read_yaml(run / "config.yaml"), str(run / "config.yaml"))

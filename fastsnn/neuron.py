@@ -4,8 +4,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastsnn.kernels.reference import SURROGATES
-
 SURROGATE_ALIASES = {"triangle": "piecewise_quadratic", "fast_sigmoid": "soft_sign"}
 
 
@@ -33,6 +31,8 @@ class LIFParameters:
     """Sharpness of the surrogate; None takes the surrogate's own default (2 for atan)."""
 
     def __post_init__(self) -> None:
+        from fastsnn.kernels.reference import SURROGATES  # imports torch, which takes seconds
+
         surrogate = str(SURROGATE_ALIASES.get(str(self.surrogate), self.surrogate))
         if surrogate not in SURROGATES:
             allowed = ", ".join([*SURROGATES, *SURROGATE_ALIASES])

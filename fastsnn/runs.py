@@ -4,7 +4,7 @@ import csv
 import io
 import platform
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,11 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from fastsnn import checkpoint
-from fastsnn.config import MANAGEMENT, Config, read_yaml
+from fastsnn.config import MANAGEMENT, Config, recorded_config
 from fastsnn.errors import RunFolderError
+from fastsnn.monitor import EpochMetrics
 
 CHANGEABLE_ON_RESUME = (*MANAGEMENT, "epochs")
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """A line of metrics.csv."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    train_seconds: float
-    test_seconds: float
-    images_per_second: float
 
 
 class Run:
@@ -153,11 +140,6 @@ class Run:
             raise RunFolderError(
                 f"can't write {path}: {error.strerror or error}; the previous file is intact"
             ) from error
-
-
-def recorded_config(path: Path) -> Config:
-    """The options that a run folder was started with."""
-    return Config.from_dict(read_yaml(path / "config.yaml"), str(path / "config.yaml"))
 
 
 def load_state(network: nn.Module, state: dict[str, Any], path: Path) -> None:

@@ -16,30 +16,12 @@ from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
 from fastsnn.layers import LinearLIF
-from fastsnn.runs import EpochMetrics, Run
+from fastsnn.monitor import EpochMetrics, Monitor
+from fastsnn.runs import Run
 from fastsnn.steps import AutogradStep
 
 EVALUATION_BATCH = 200
 """Samples per evaluation batch; a constant, so that an accuracy does not depend on the training batch."""
-
-
-class Monitor:
-    """What a caller may watch and stop; this one does nothing. The command line's draws the progress bar."""
-
-    stop_signal: int | None = None
-    """Set to a signal's number, training saves after the current batch and raises Interrupted."""
-
-    def message(self, text: str) -> None:
-        """One line worth knowing: a choice that was made, a compilation that takes a while."""
-
-    def start(self, run: Path, images: int, epochs: int, done: int) -> None:
-        """Training begins: images per epoch, epochs in all, epochs done before."""
-
-    def batches(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
-        """Images of this epoch so far, and their mean loss and accuracy."""
-
-    def epoch(self, metrics: EpochMetrics) -> None:
-        """An epoch ended and is saved."""
 
 
 @dataclass(frozen=True)
