@@ -196,8 +196,8 @@ def library() -> Library:
     """Import SpikingJelly, quietly and with the shim in place."""
     package = "spikingjelly.activation_based"
     with warnings.catch_warnings():
-        # Importing it compiles its functions with TorchScript, which torch has deprecated.
-        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated")
+        # Of TorchScript, which torch has deprecated, and of backslashes in its docstrings: nothing that a user can mend.
+        warnings.simplefilter("ignore")
         neurons = importlib.import_module(f"{package}.neuron")
         surrogates = importlib.import_module(f"{package}.surrogate")
         kernels = importlib.import_module(f"{package}.auto_cuda.neuron_kernel")
