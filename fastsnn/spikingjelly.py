@@ -196,7 +196,7 @@ def library() -> Library:
     """Import SpikingJelly, quietly and with the shim in place."""
     package = "spikingjelly.activation_based"
     with warnings.catch_warnings():
-        # Of TorchScript, which torch has deprecated, and of backslashes in its docstrings: nothing that a user can mend.
+        # Of TorchScript, which torch has deprecated, and backslashes in its docstrings: nothing that a user can mend.
         warnings.simplefilter("ignore")
         neurons = importlib.import_module(f"{package}.neuron")
         surrogates = importlib.import_module(f"{package}.surrogate")
