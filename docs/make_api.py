@@ -14,7 +14,10 @@ PAGE = Path(__file__).with_name("api.md")
 def page() -> str:
     """The page's text."""
     entries = [_entry(name, getattr(fastsnn, name)) for name in sorted(fastsnn.__all__, key=str.lower)]
-    head = "# The Python API\n\nMade from the docstrings by `python docs/make_api.py`. Shapes: T time steps, B samples, K inputs, N neurons.\n"
+    head = (
+        "# The Python API\n\nMade from the docstrings by `python docs/make_api.py`. "
+        "Shapes: T time steps, B samples, K inputs, N neurons.\n"
+    )
     return "\n".join([head, *entries])
 
 
