@@ -14,6 +14,7 @@ from torch import Tensor
 from fastsnn.errors import DataUnavailable
 
 NAMES = ("mnist", "fashion-mnist", "digits")
+_TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 # Number of bytes of each uncompressed file of the MNIST family, header included.
 _SIZES = {
@@ -69,6 +70,15 @@ def default_folder() -> Path:
     return Path(os.environ.get("FASTSNN_DATA") or Path.home() / ".cache" / "fastsnn").expanduser()
 
 
+def is_present(name: str, folder: Path) -> bool:
+    """Whether ``folder`` holds every file of the set, whatever is in them; digits always is."""
+    return name == "digits" or all((_raw(name, folder) / file).exists() for file in _SIZES)
+
+
+def _raw(name: str, folder: Path) -> Path:
+    return folder / _TORCHVISION_CLASSES[name] / "raw"
+
+
 def load(name: str = "auto", folder: Path | None = None) -> DataSet:
     """Load a data set on the CPU, downloading it into ``folder`` where needed.
 
@@ -101,9 +111,8 @@ def _digits() -> DataSet:
 
 
 def _mnist_family(name: str, folder: Path) -> DataSet:
-    class_name = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name]
-    raw = folder / class_name / "raw"
-    if not all((raw / file).exists() for file in _SIZES):
+    class_name, raw = _TORCHVISION_CLASSES[name], _raw(name, folder)
+    if not is_present(name, folder):
         _download(class_name, folder)
     archives = {Path(file).stem: md5 for file, md5 in _torchvision(class_name).resources}
     for file in _SIZES:

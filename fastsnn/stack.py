@@ -89,7 +89,7 @@ def find_stack(device: torch.device | None = None) -> Stack:
         packages=installed("spikingjelly", *CUPY_PACKAGES),
         torch_cuda=torch.version.cuda,
         capability=torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None,
-        nvrtc=_finds_nvrtc(),
+        nvrtc=finds_nvrtc(),
         headers=cuda_headers() is not None,
     )
 
@@ -112,7 +112,8 @@ def cuda_headers() -> Path | None:
     return Path(folder) if folder and Path(folder, "cuda_fp16.h").is_file() else None
 
 
-def _finds_nvrtc() -> bool:
+def finds_nvrtc() -> bool:
+    """Whether CuPy finds the run-time compiler of CUDA."""
     pathfinder = _pathfinder()
     try:
         return pathfinder is not None and bool(pathfinder.load_nvidia_dynamic_lib("nvrtc"))
