@@ -9,17 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 import fastsnn
 from fastsnn.config import Config, read_yaml, recorded_config
 from fastsnn.errors import Interrupted
 from fastsnn.monitor import EpochMetrics, Monitor
+
+if TYPE_CHECKING:
+    from fastsnn.verify import Report
 
 app = App(
     name="fastsnn",
@@ -111,6 +115,67 @@ def evaluate(
         f"epoch {result['epoch']}: test loss {result['test_loss']:.5f}, test accuracy {result['test_accuracy']:.2%} "
         f"({result['backend']} on {result['device']}, {result['test_seconds']:.2f} s)"
     )
+
+
+@app.command
+def verify(
+    *,
+    backend: Literal["torch", "cupy", "triton", "numba"] | None = None,
+    device: str | None = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    case: str | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Show that every backend of this machine computes the same thing as eager PyTorch.
+
+    Parameters
+    ----------
+    backend
+        Verify this one alone; default all that run here.
+    device
+        cpu, cuda or cuda:N; default the CPU and the first GPU.
+    quick
+        Run a part of the cases.
+    case
+        Run one case alone, by the name that a failure shows.
+    json_file
+        Write what was found to this file, in the form that docs/gpus keeps.
+    """
+    from fastsnn import verify as harness
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ValueError(f"json is {json_file}; allowed: a file in a folder that exists")
+    with output.status("") as status:
+        report = harness.verify(
+            backend, device, quick, case, lambda row: status.update(f"{row.backend} on {row.device}: {row.group}")
+        )
+    _print_verification(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    if not report.ok:
+        sys.exit(FAILURE)
+
+
+def _print_verification(report: "Report") -> None:
+    columns = "backend", "device", "group", "cases", "worst / allowed", "explained", "verdict"
+    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
+    for row in report.rows:
+        if row.cases:
+            device = "interpreter" if row.mode == "interpreter" else row.device
+            verdict = "[green]ok[/]" if row.ok else "[red]FAIL[/]"
+            table.add_row(row.backend, device, row.group, str(row.cases), row.summary(), str(row.explained), verdict)
+    output.print(table)
+    for skipped in report.skipped:
+        output.print(f"{skipped.backend} did not run: {skipped.reason}", markup=False)
+    for (name, reason), cases in report.left_out().items():
+        output.print(f"{name}: {cases} cases left out: {reason}", markup=False)
+    for row in report.rows:
+        for failure in row.failures:
+            output.print(f"FAIL {row.backend} on {row.device}: {failure.case}: {failure.message}", markup=False)
+            output.print(f"  again: {failure.command}", markup=False)
+    cases, failed = sum(row.cases for row in report.rows), sum(len(row.failures) for row in report.rows)
+    output.print(f"{failed} of {cases} cases failed" if failed else f"all {cases} cases are correct", end=" ")
+    output.print(f"({sum(row.seconds for row in report.rows):.0f} s)")
 
 
 class _TerminalMonitor(Monitor):

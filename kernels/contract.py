@@ -133,7 +133,8 @@ def loss_error(actual: Tensor, expected: Tensor) -> Measurement:
     """C5: the mean squared error of each of the first 100 steps, [steps], agrees within 3e-5."""
     if actual.shape != expected.shape:
         return Measurement("C5", "losses", math.inf, C5_LOSS, f"{len(actual)} steps instead of {len(expected)}")
-    error = _without_nan((actual.cpu().double() - expected.cpu().double()).abs())
+    actual, expected = actual.detach().cpu().double(), expected.detach().cpu().double()
+    error = _without_nan((actual - expected).abs())
     return Measurement("C5", "losses", float(error.max()), C5_LOSS, _place(error, actual, expected))
 
 
@@ -201,8 +202,8 @@ def membrane_bound(
     """How far an fp32 membrane may be from the float64 one, ``membrane`` [T, ...]: the bound of C3, [T, ...].
 
     Each step adds the error of its current (none without ``magnitude`` [T, ...], see :func:`product_magnitude`) and of
-    its own arithmetic; both leak away as the potential does. ``eps`` is that of the current's precision. ``v_reset``, the
-    potential to start from, is rounded once.
+    its own arithmetic; both leak away as the potential does. ``eps`` is that of the current's precision. The potential
+    to start from, ``v_reset``, is rounded once.
     """
     share = 1 / tau if decay_input else 1.0
     bound, bounds = torch.full_like(membrane[0], EPS * abs(v_reset or 0.0)), []

@@ -1,0 +1,168 @@
+"""Show on this machine that every backend computes the same thing as eager PyTorch: ``fastsnn verify``.
+
+The promises and their bounds are those of ``kernels/contract.py``; ``cases.py`` holds what is run, ``layers.py`` and
+``training.py`` how it is checked, ``report.py`` what comes out. Tests: ``tests/test_verify.py``, where broken kernels
+are fed to every check.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+
+import torch
+
+from fastsnn import backends
+from fastsnn.errors import BackendUnavailable
+from fastsnn.verify import layers, training
+from fastsnn.verify.cases import CASES, Case
+from fastsnn.verify.layers import Target
+from fastsnn.verify.report import SCHEMA, Failure, Report, Row, Skipped, rerun_command
+
+__all__ = ["CASES", "SCHEMA", "Case", "Report", "Row", "Target", "check", "verify"]
+
+CHECKS = {
+    "lif": layers.layer,
+    "lif-shapes": layers.layer,
+    "threshold": layers.threshold,
+    "linear": layers.layer,
+    "linear-random": layers.layer,
+    "currents": layers.currents,
+    "repeat": layers.repeat,
+    "rate-step": training.rate_step,
+    "training": training.training,
+    "run": training.run,
+}
+"""Group of cases -> the function that runs one."""
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def verify(
+    backend: str | None = None,
+    device: str | None = None,
+    quick: bool = False,
+    case: str | None = None,
+    progress: Callable[[Row], None] = lambda row: None,
+) -> Report:
+    """Run the cases on every backend and device of this machine, or on those that are named.
+
+    Args:
+        backend: torch, cupy, triton or numba; default all that run here.
+        device: cpu, cuda or cuda:N; default the CPU and the first GPU.
+        quick: run a part of each group.
+        case: run this case alone.
+        progress: called with each row before its cases run.
+
+    Raises:
+        ValueError: an unknown backend, device or case, or a case that the backend doesn't have.
+        BackendUnavailable: the backend that was named can't run here.
+    """
+    chosen = [_case(case)] if case else [known for known in CASES.values() if known.quick or not quick]
+    targets, skipped = find_targets(backend, device)
+    report = Report(quick, skipped=skipped, devices=sorted({target.device for target in targets}, key=str))
+    for target in targets:
+        report.rows.extend(check(target, chosen, progress, named=case is not None))
+    if case and not any(row.cases for row in report.rows):
+        reasons = sorted({f"{row.backend}: {reason}" for row in report.rows for reason in row.left_out})
+        raise ValueError(f"case is {case!r}, which has nothing to run here; {'; '.join(reasons)}")
+    return report
+
+
+def find_targets(backend: str | None, device: str | None) -> tuple[list[Target], list[Skipped]]:
+    """The backends and devices to run on, and the backends that can't run on any of the devices."""
+    if backend is not None and backend not in backends.NAMES:
+        raise ValueError(f"backend is {backend!r}; allowed: {', '.join(backends.NAMES)}")
+    devices = _devices(device)
+    targets, skipped = [], []
+    for name in (backend,) if backend else backends.NAMES:
+        reasons = {place: backends.unusable(name, place) for place in devices}
+        found = [Target(backends.load(name), place, _mode(name, place)) for place in devices if not reasons[place]]
+        targets += found
+        if not found:
+            skipped.append(Skipped(name, str(reasons[devices[-1]])))
+    if not targets:
+        reason = "; ".join(f"backend {entry.backend} cannot run: {entry.reason}" for entry in skipped)
+        raise BackendUnavailable(f"nothing to verify: {reason}")
+    return targets, skipped
+
+
+def check(
+    target: Target, cases: Iterable[Case], progress: Callable[[Row], None] = lambda row: None, named: bool = False
+) -> Iterator[Row]:
+    """Run cases on one backend and device and yield a row for each group; ``named`` cases run whatever their size."""
+    for group, members in groupby(cases, key=lambda case: case.group):
+        row = Row(target.backend.name, str(target.device), target.mode, group)
+        progress(row)
+        started = time.perf_counter()
+        for case in members:
+            if reason := left_out(case, target, named):
+                row.left_out[reason] += 1
+            else:
+                _run(case, target, row)
+        row.seconds = time.perf_counter() - started
+        yield row
+
+
+def left_out(case: Case, target: Target, named: bool = False) -> str | None:
+    """Why a case is not for this backend and device; None where it is."""
+    name, fused = target.backend.name, case.fused or case.group == "rate-step"
+    if fused and target.backend.rate_step is None:
+        return "it has no fused training step"
+    if case.group == "currents" and name == "torch" and target.device.type == "cpu":
+        return "torch's product on the CPU is the yardstick of C2"
+    if target.mode == "interpreter" and not case.small and not named:
+        return "too large for Triton's interpreter"
+    if name == "cupy":
+        from fastsnn.spikingjelly import SURROGATES
+
+        if case.neuron.surrogate not in SURROGATES:
+            return f"SpikingJelly has no CUDA code for the surrogate {case.neuron.surrogate}"
+        if case.dtype in _HALF:
+            return "SpikingJelly's state is in half precision, for which nothing is promised"
+    return None
+
+
+def _run(case: Case, target: Target, row: Row) -> None:
+    rerun = rerun_command(target, case.name)
+    try:
+        row.add(case.name, CHECKS[case.group](case, target), rerun)
+    except training.Refused as refusal:
+        row.left_out[str(refusal)] += 1
+    except Exception as error:
+        message = " ".join(str(error).split())
+        if case.dtype in _HALF and isinstance(error, (TypeError, ValueError)):
+            # Half precision is opt-in: a backend may refuse it by name.
+            row.left_out[message] += 1
+        else:
+            row.cases += 1
+            row.failures.append(Failure(case.name, f"{type(error).__name__}: {message}", rerun))
+
+
+def _case(name: str) -> Case:
+    if name in CASES:
+        return CASES[name]
+    # The names that begin as this one does: all of them are too many to read.
+    prefix = name
+    while not any(known.startswith(prefix) for known in CASES):
+        prefix = prefix.rpartition("-")[0]
+    raise ValueError(f"case is {name!r}; allowed: {', '.join(known for known in CASES if known.startswith(prefix))}")
+
+
+def _devices(name: str | None) -> list[torch.device]:
+    if name is None:
+        found = [torch.device("cpu")]
+        return found if backends.cuda_unusable() else [*found, torch.device("cuda:0")]
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N")
+    return [torch.device("cuda:0") if name == "cuda" else device]
+
+
+def _mode(name: str, device: torch.device) -> str:
+    if name == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return "interpreter"
+    return "gpu" if device.type == "cuda" else "cpu"
