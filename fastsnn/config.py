@@ -1,6 +1,7 @@
 """A training run in one frozen dataclass: it owns every default; the command line and config.yaml are made from it."""
 
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -14,9 +15,28 @@ MANAGEMENT = ("name", "out", "overwrite", "data_dir")
 """Fields that say where a run lives, not what it computes."""
 
 
-def _sizes(type_: Any, tokens: list[Token] | tuple[Token, ...]) -> tuple[int, ...]:
+Tokens = list[Token] | tuple[Token, ...]
+
+
+def _integer(type_: Any, tokens: Tokens) -> int:
+    # Cyclopts would round 1.5 to 2.
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value} is not an integer") from None
+
+
+def _sizes(type_: Any, tokens: Tokens) -> tuple[int, ...]:
     """800,400 -> (800, 400)."""
-    return tuple(int(part) for token in tokens for part in token.value.split(",") if part.strip())
+    text = ",".join(token.value for token in tokens)
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{text} is not a list of integers such as 800,400") from None
+
+
+Integer = Annotated[int, Parameter(converter=_integer)]
+OptionalInteger = Annotated[int | None, Parameter(converter=_integer)]
 
 
 @dataclass(frozen=True)
@@ -30,15 +50,15 @@ class Config:
     """Data set; auto is MNIST, or digits (no network needed) where MNIST can't be had."""
     data_dir: Path | None = None
     """Folder of the data sets; default $FASTSNN_DATA, else ~/.cache/fastsnn."""
-    train_samples: int | None = None
+    train_samples: OptionalInteger = None
     """Train on the first N samples only."""
-    test_samples: int | None = None
+    test_samples: OptionalInteger = None
     """Test on the first N samples only."""
     hidden: Annotated[tuple[int, ...], Parameter(converter=_sizes, n_tokens=1, negative=(), accepts_keys=False)] = ()
     """Sizes of hidden linear+LIF layers, as in 800,400."""
     bias: bool = False
     """Give the linear layers a bias."""
-    T: Annotated[int, Parameter(name=("--T", "-T"))] = 100
+    T: Annotated[Integer, Parameter(name=("--T", "-T"))] = 100
     """Time steps per image."""
     tau: float = 2.0
     """Membrane time constant in time steps, more than 1."""
@@ -62,11 +82,11 @@ class Config:
     """Learning rate."""
     momentum: float = 0.9
     """Momentum of sgd; adam ignores it."""
-    epochs: int = 20
+    epochs: Integer = 20
     """Passes over the training set."""
-    batch_size: Annotated[int, Parameter(alias="-b")] = 64
+    batch_size: Annotated[Integer, Parameter(alias="-b")] = 64
     """Images per step."""
-    seed: int = 0
+    seed: Integer = 0
     """Seed of the initial weights, the order of the samples and the spikes."""
     backend: Literal["auto", "torch", "cupy", "triton", "numba"] = "auto"
     """Implementation; auto is the fastest that runs here."""
@@ -74,10 +94,12 @@ class Config:
     """fused: the whole training step in fused kernels (one layer); autograd: layer by layer; auto: fused if it can."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    threads: int | None = None
+    threads: OptionalInteger = None
     """CPU threads; default as many as there are cores."""
     amp: Literal["off", "fp16", "bf16"] = "off"
     """Automatic mixed precision of the linear layers, on CUDA."""
+    deterministic: bool = False
+    """Also make torch refuse what might vary from run to run on CUDA; the CPU and the fused steps never do."""
     name: str | None = None
     """Name of the run folder under runs/; default made of data set, backend and time."""
     out: Path | None = None
@@ -86,16 +108,11 @@ class Config:
     """Replace what an earlier run left in the folder."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if get_origin(hints[field.name]) is Literal and value not in (allowed := get_args(hints[field.name])):
-                raise ValueError(f"{field.name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _checked(name, hint, getattr(self, name)))
         for name, least in _AT_LEAST.items():
             values = getattr(self, name)
             for value in values if isinstance(values, tuple) else (values,):
-                if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-                    raise TypeError(f"{name} is {value!r}; allowed: an integer")
                 if value is not None and value < least:
                     raise ValueError(f"{name} is {value}; allowed: {least} or more")
         if self.seed > 2**64 - 1:
@@ -127,14 +144,7 @@ class Config:
         known = {field.name for field in fields(cls)}
         if unknown := [key for key in values if key not in known]:
             raise ValueError(f"{source} has the unknown option {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
-        values = dict(values)
-        for name in ("data_dir", "out"):
-            if values.get(name) is not None:
-                values[name] = Path(values[name])
-        if "hidden" in values:
-            hidden = values["hidden"]
-            values["hidden"] = tuple(hidden) if isinstance(hidden, (list, tuple)) else (hidden,)
-        return cls(**values)
+        return cls(**{name: _from_yaml(name, value) for name, value in values.items()})
 
 
 _AT_LEAST = {
@@ -147,6 +157,47 @@ _AT_LEAST = {
     "seed": 0,
     "threads": 1,
 }
+
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "text"),
+    Path: (str | Path, "a path"),  # type: ignore[dict-item]
+}
+"""Type of a field -> what it may be given, and how that is called."""
+
+
+def _checked(name: str, hint: Any, value: Any) -> Any:
+    """``value`` as the type that the field's ``hint`` names; raises ValueError or TypeError otherwise."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(get_args(hint))}")
+        return value
+    if get_origin(hint) is tuple:
+        return tuple(_checked(name, int, item) for item in (value if isinstance(value, (list, tuple)) else [value]))
+    kind, *optional = get_args(hint) or (hint,)
+    if value is None and optional:
+        return None
+    accepted, called = _KINDS[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} is {value!r}; allowed: {called}{' or none' if optional else ''}")
+    return kind(value)
+
+
+def _from_yaml(name: str, value: Any) -> Any:
+    """What is meant by words that YAML 1.1 reads otherwise: 1e-3 (text to it), off (false), none (text)."""
+    if name == "amp" and value is False:
+        return "off"
+    if name in ("lr", "momentum", "tau", "v_threshold", "v_reset", "alpha") and isinstance(value, str):
+        if value.lower() == "none":
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _is_cuda_index(device: str) -> bool:
