@@ -1,13 +1,16 @@
 """Data sets as uint8 tensors that live on the training device: no worker processes and no host work per batch."""
 
 import hashlib
+import math
 import os
 import socket
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,19 +19,25 @@ from fastsnn.errors import DataUnavailable
 NAMES = ("mnist", "fashion-mnist", "digits")
 _TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
-# Number of bytes of each uncompressed file of the MNIST family, header included.
-_SIZES = {
-    "train-images-idx3-ubyte": 47_040_016,
-    "train-labels-idx1-ubyte": 60_008,
-    "t10k-images-idx3-ubyte": 7_840_016,
-    "t10k-labels-idx1-ubyte": 10_008,
+# The header of each uncompressed file of the MNIST family: type of its values, number of dimensions, sizes.
+_HEADERS = {
+    "train-images-idx3-ubyte": (0x803, 60_000, 28, 28),
+    "train-labels-idx1-ubyte": (0x801, 60_000),
+    "t10k-images-idx3-ubyte": (0x803, 10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (0x801, 10_000),
 }
-# MD5 of MNIST's uncompressed files (Y. LeCun, C. Cortes, C. Burges).
+# MD5 of MNIST's uncompressed files (Y. LeCun, C. Cortes, C. Burges), and of Fashion-MNIST's as distributed, gzipped.
 _MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+_FASHION_ARCHIVE_MD5 = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 _DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte
 
@@ -72,7 +81,7 @@ def default_folder() -> Path:
 
 def is_present(name: str, folder: Path) -> bool:
     """Whether ``folder`` holds every file of the set, whatever is in them; digits always is."""
-    return name == "digits" or all((_raw(name, folder) / file).exists() for file in _SIZES)
+    return name == "digits" or all((_raw(name, folder) / file).exists() for file in _HEADERS)
 
 
 def _raw(name: str, folder: Path) -> Path:
@@ -111,15 +120,13 @@ def _digits() -> DataSet:
 
 
 def _mnist_family(name: str, folder: Path) -> DataSet:
-    class_name, raw = _TORCHVISION_CLASSES[name], _raw(name, folder)
+    raw = _raw(name, folder)
     if not is_present(name, folder):
-        _download(class_name, folder)
-    archives = {Path(file).stem: md5 for file, md5 in _torchvision(class_name).resources}
-    for file in _SIZES:
-        _check(raw / file, _MNIST_MD5.get(file) if name == "mnist" else None, archives[file])
-    parts = [_torchvision(class_name)(folder, train=train) for train in (True, False)]
-    train, test = [(part.data.reshape(len(part), -1), part.targets) for part in parts]
-    return DataSet(name, *train, *test, image_shape=(28, 28))
+        _download(_TORCHVISION_CLASSES[name], folder)
+    parts = {file: _read(raw / file, name) for file in _HEADERS}
+    images = [torch.from_numpy(parts[f"{part}-images-idx3-ubyte"]).reshape(-1, 28 * 28) for part in ("train", "t10k")]
+    labels = [torch.from_numpy(parts[f"{part}-labels-idx1-ubyte"]).to(torch.int64) for part in ("train", "t10k")]
+    return DataSet(name, images[0], labels[0], images[1], labels[1], image_shape=(28, 28))
 
 
 def _torchvision(class_name: str):  # type: ignore[no-untyped-def] # a torchvision class, untyped there
@@ -128,7 +135,7 @@ def _torchvision(class_name: str):  # type: ignore[no-untyped-def] # a torchvisi
     except (ImportError, RuntimeError) as error:
         # A torchvision built for another torch fails on import with "operator torchvision::nms does not exist".
         reason = str(error).splitlines()[0]
-        raise DataUnavailable(
+        raise _Undownloadable(
             f"torchvision does not work with torch {torch.__version__} ({reason}): install the pair together "
             "with `pip install --upgrade torch torchvision`, or train with --dataset digits"
         ) from error
@@ -141,7 +148,7 @@ def _download(class_name: str, folder: Path) -> None:
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
         dataset(folder, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _Undownloadable(
             f"{class_name} is not in {folder} and could not be downloaded: {reason}; put the four raw files in "
@@ -151,26 +158,36 @@ def _download(class_name: str, folder: Path) -> None:
         socket.setdefaulttimeout(before)
 
 
-def _check(path: Path, md5: str | None, archive_md5: str) -> None:
-    """Raise DataUnavailable where a raw file is not what it should be; torchvision only looks whether it exists.
+def _read(path: Path, name: str) -> np.ndarray:
+    """The values of a raw file, uint8, flat; raises DataUnavailable where it is not what was published.
 
-    Without a known hash the content is held against the CRC-32 of the archive that it came in, if that is there.
+    torchvision's reader would take a damaged file, and the ``processed`` folder of its early releases before this one.
     """
-    size = path.stat().st_size
     remedy = "delete it to download it again, or name another folder with --data-dir"
-    if size != _SIZES[path.name]:
-        raise DataUnavailable(f"{path} has {size} bytes where {_SIZES[path.name]} are expected: {remedy}")
-    content = path.read_bytes()
-    archive = path.with_name(path.name + ".gz")
-    if md5:
-        intact = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
-    elif (
-        archive.exists()
-        and hashlib.md5(packed := archive.read_bytes(), usedforsecurity=False).hexdigest() == archive_md5
-    ):
-        # A gzip file ends with the CRC-32 and the size of what it holds.
-        intact = zlib.crc32(content) == int.from_bytes(packed[-8:-4], "little")
-    else:
-        intact = content[:2] == b"\0\0"
-    if not intact:
+    header = b"".join(number.to_bytes(4, "big") for number in _HEADERS[path.name])
+    sizes = _HEADERS[path.name][1:]
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataUnavailable(f"{path} can't be read ({error.strerror}): {remedy}") from error
+    if len(content) != (expected := len(header) + math.prod(sizes)):
+        raise DataUnavailable(f"{path} has {len(content)} bytes where {expected} are expected: {remedy}")
+    values = content[len(header) :]
+    sound = content[: len(header)].tobytes() == header and (len(sizes) > 1 or values.max() <= 9)
+    if not (sound and _is_original(path, content, name)):
         raise DataUnavailable(f"{path} is damaged (its checksum is wrong): {remedy}")
+    return values
+
+
+def _is_original(path: Path, content: np.ndarray, name: str) -> bool:
+    """Whether the content has its published hash; Fashion-MNIST's is known by its archive, where that was kept."""
+    if name == "mnist":
+        return hashlib.md5(content, usedforsecurity=False).hexdigest() == _MNIST_MD5[path.name]
+    archive = path.with_name(path.name + ".gz")
+    if not archive.exists():
+        return True
+    packed = archive.read_bytes()
+    if hashlib.md5(packed, usedforsecurity=False).hexdigest() != _FASHION_ARCHIVE_MD5[path.name]:
+        return True
+    # A gzip file ends with the CRC-32 and the size of what it holds.
+    return zlib.crc32(content) == int.from_bytes(packed[-8:-4], "little")
