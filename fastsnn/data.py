@@ -174,12 +174,12 @@ def _read(path: Path, name: str) -> np.ndarray:
         raise DataUnavailable(f"{path} has {len(content)} bytes where {expected} are expected: {remedy}")
     values = content[len(header) :]
     sound = content[: len(header)].tobytes() == header and (len(sizes) > 1 or values.max() <= 9)
-    if not (sound and _is_original(path, content, name)):
+    if not (sound and _is_original(path, content.data, name)):
         raise DataUnavailable(f"{path} is damaged (its checksum is wrong): {remedy}")
     return values
 
 
-def _is_original(path: Path, content: np.ndarray, name: str) -> bool:
+def _is_original(path: Path, content: memoryview, name: str) -> bool:
     """Whether the content has its published hash; Fashion-MNIST's is known by its archive, where that was kept."""
     if name == "mnist":
         return hashlib.md5(content, usedforsecurity=False).hexdigest() == _MNIST_MD5[path.name]
