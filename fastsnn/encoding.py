@@ -5,8 +5,6 @@ from torch import Tensor
 
 from fastsnn.kernels import philox
 
-MAX_SEED = 2**64 - 1
-
 
 def poisson_encode(
     images: Tensor,
@@ -28,7 +26,7 @@ def poisson_encode(
         seed: 0 to 2**64 - 1.
         epoch: 0 to 2**32 - 1.
         stream: 0 for training, 1 for evaluation; up to 255.
-        sample_ids: int64 [B], each image's number in its data set; default 0 to B - 1.
+        sample_ids: int64 [B], each image's number in its data set, 0 to 2**32 - 1; default 0 to B - 1.
         packed: return the spikes packed along time instead.
 
     Returns:
@@ -40,7 +38,7 @@ def poisson_encode(
     """
     for name, value, most in (
         ("T", T, 2**24 // philox.PLANES * 128),
-        ("seed", seed, MAX_SEED),
+        ("seed", seed, 2**64 - 1),
         ("epoch", epoch, 2**32 - 1),
         ("stream", stream, 255),
     ):
@@ -49,14 +47,32 @@ def poisson_encode(
             raise TypeError(f"{name} is {value!r}; allowed: an integer")
         if not least <= value <= most:
             raise ValueError(f"{name} is {value}; allowed: {least} to {most}")
-    B = images.shape[0]
-    if sample_ids is None:
-        sample_ids = torch.arange(B, device=images.device)
-    elif sample_ids.shape != (B,) or sample_ids.dtype != torch.int64:
-        raise ValueError(f"sample_ids is {sample_ids.dtype} {list(sample_ids.shape)}; allowed: torch.int64 [{B}]")
-    words = philox.poisson_words(_thresholds(images.reshape(B, -1)), T, seed, epoch, stream, sample_ids)
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images is {type(images).__name__}; allowed: a tensor")
+    if not images.dim():
+        raise ValueError("images has shape []; allowed: [B, ...]")
+    sample_ids = _checked_ids(sample_ids, images)
+    words = philox.poisson_words(
+        _thresholds(images.flatten(1) if images.dim() > 1 else images[:, None]), T, seed, epoch, stream, sample_ids
+    )
     spikes = words if packed else philox.unpack(words, T)
-    return spikes.reshape(-1, *images.shape)
+    return spikes.reshape(len(spikes), *images.shape)
+
+
+def _checked_ids(sample_ids: Tensor | None, images: Tensor) -> Tensor:
+    if sample_ids is None:
+        return torch.arange(len(images), device=images.device)
+    if not isinstance(sample_ids, Tensor):
+        raise TypeError(f"sample_ids is {type(sample_ids).__name__}; allowed: a tensor or None")
+    if sample_ids.shape != images.shape[:1] or sample_ids.dtype != torch.int64:
+        found = f"{sample_ids.dtype} {list(sample_ids.shape)}"
+        raise ValueError(f"sample_ids is {found}; allowed: torch.int64 [{len(images)}]")
+    if sample_ids.device != images.device:
+        raise ValueError(f"sample_ids is on {sample_ids.device}; allowed: {images.device}, where the images are")
+    # On a GPU a look at the values would wait for it at every batch.
+    if sample_ids.device.type == "cpu" and len(sample_ids) and not 0 <= sample_ids.min() <= sample_ids.max() < 2**32:
+        raise ValueError(f"sample_ids holds {sample_ids.min()} to {sample_ids.max()}; allowed: 0 to {2**32 - 1}")
+    return sample_ids
 
 
 def _thresholds(images: Tensor) -> Tensor:
