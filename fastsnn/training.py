@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numba
 import torch
 from torch import Tensor, nn
 
@@ -142,6 +143,8 @@ class _Trainer:
             self.device = torch.device("cuda", group.local_rank)
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
+        if self.backend.name == "numba":
+            numba.set_num_threads(self.threads)
         self.data = data.load(config.dataset, config.data_dir).first(config.train_samples, config.test_samples)
         if self.data.note:
             monitor.message(self.data.note)
@@ -254,7 +257,7 @@ class _Trainer:
             reason = f"backend is {self.backend.name}; backends with a fused step: numba, triton"
         else:
             reason = module.unsupported(
-                classes=self.data.classes, pixels=self.data.train_images.shape[1], optimizer=config.optimizer, **options
+                classes=self.data.classes, pixels=self.data.train_images.shape[1], optimizer=self.optimizer, **options
             )
         if config.step == "fused" and reason:
             raise ValueError(f"step fused does not cover this run: {reason}; use --step auto")
