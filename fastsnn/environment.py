@@ -79,8 +79,8 @@ class Environment:
 
     @property
     def stack(self) -> Stack:
-        """What the cupy backend stands on."""
-        capability = self.torch_gpus[0].capability if self.torch_gpus else None
+        """What the cupy backend stands on, were torch to see the GPU."""
+        capability = self.gpu.capability if self.gpu else None
         return Stack(self.packages, self.torch_cuda, capability, self.nvrtc, self.headers is not None)
 
 
@@ -137,7 +137,7 @@ def _torch_gpus() -> tuple[GPU, ...]:
 
 def _torch_triton() -> str | None:
     for requirement in importlib.metadata.requires("torch") or ():
-        if pinned := re.match(r"triton==([\d.]+)", requirement):
+        if pinned := re.match(r"triton[=~]=([\d.]+)", requirement):
             return pinned[1]
     return None
 
@@ -195,9 +195,7 @@ def _memory(source: Path = Path("/proc/meminfo")) -> tuple[int | None, int | Non
 
 def _old_layout(folder: Path) -> tuple[Path, ...]:
     """Python files directly in ``folder`` that import SpikingJelly's layout from before 0.0.0.0.14."""
-    imports = re.compile(
-        r"^\s*(from|import)\s+spikingjelly(\.clock_driven|\s+import\s+.*\bclock_driven)\b", re.MULTILINE
-    )
+    imports = re.compile(r"^\s*(from|import)\s+spikingjelly(\.|\s+import\s.*\b)clock_driven\b", re.MULTILINE)
     found = []
     for path in sorted(folder.glob("*.py")):
         try:

@@ -42,32 +42,58 @@ class Stack:
 
 def trouble(stack: Stack) -> str | None:
     """Why the backend can't run on ``stack``, in one line that ends with what to run; None where nothing forbids it."""
-    spikingjelly = stack.packages.get("spikingjelly")
-    if spikingjelly is None:
+    return spikingjelly_trouble(stack) or _gpu_trouble(stack) or cupy_trouble(stack) or compiler_trouble(stack)
+
+
+def spikingjelly_trouble(stack: Stack) -> str | None:
+    """Like :func:`trouble`, of SpikingJelly alone."""
+    version = stack.packages.get("spikingjelly")
+    if version is None:
         return f"SpikingJelly is not installed; run: {SPIKINGJELLY_PIP}"
-    if not (0, 0, 0, 0, 14) <= version_numbers(spikingjelly) < (2,):
-        return f"SpikingJelly {spikingjelly} is not a release with the kernels that are needed; run: {SPIKINGJELLY_PIP}"
+    if not (0, 0, 0, 0, 14) <= version_numbers(version) < (2,):
+        return f"SpikingJelly {version} is not a release with the kernels that are needed; run: {SPIKINGJELLY_PIP}"
+    return None
+
+
+def _gpu_trouble(stack: Stack) -> str | None:
     install = CUPY_PIP[cuda_major(stack)]
     if stack.torch_cuda is None:
         reinstall = "pip install --force-reinstall torch torchvision"
         return f"this torch is built without CUDA; on a machine with an NVIDIA GPU run: {reinstall} && {install}"
     if stack.capability is None:
         return f"torch finds no CUDA GPU; on a machine with an NVIDIA GPU and its driver run: {install}"
-    cupy = [name for name in CUPY_PACKAGES if name in stack.packages]
-    if not cupy:
+    return None
+
+
+def cupy_trouble(stack: Stack) -> str | None:
+    """Like :func:`trouble`, of CuPy alone."""
+    install, found = CUPY_PIP[cuda_major(stack)], cupy_packages(stack)
+    if not found:
         return f"CuPy is not installed; run: {install}"
-    replace = f"pip uninstall -y {' '.join(cupy)} && {install}"
-    if len(cupy) > 1:
-        return f"{' and '.join(cupy)} overwrite each other's files; run: {replace}"
-    if version_numbers(stack.packages[cupy[0]]) < (14,):
-        return f"{cupy[0]} {stack.packages[cupy[0]]} is too old; run: {replace}"
-    if cupy[0] == "cupy-cuda13x" and stack.capability < CUDA13_CAPABILITY:
+    replace = f"pip uninstall -y {' '.join(found)} && {install}"
+    if len(found) > 1:
+        return f"{' and '.join(found)} overwrite each other's files; run: {replace}"
+    (name,) = found
+    if version_numbers(stack.packages[name]) < (14,):
+        return f"{name} {stack.packages[name]} is too old; run: {replace}"
+    if name == "cupy-cuda13x" and stack.capability is not None and stack.capability < CUDA13_CAPABILITY:
         return f"CUDA 13 can't compile for this GPU (sm_{stack.capability[0]}{stack.capability[1]}); run: {replace}"
+    return None
+
+
+def compiler_trouble(stack: Stack) -> str | None:
+    """Like :func:`trouble`, of the compiler that CuPy calls and the headers that it reads."""
+    install = CUPY_PIP[cuda_major(stack)]
     if not stack.nvrtc:
         return f"CuPy finds no CUDA compiler (NVRTC); run: {install}"
     if not stack.headers:
         return f"CuPy finds no CUDA headers (cuda_fp16.h); run: {install}"
     return None
+
+
+def cupy_packages(stack: Stack) -> list[str]:
+    """Names under which CuPy is installed; more than one is a broken installation."""
+    return [name for name in CUPY_PACKAGES if name in stack.packages]
 
 
 def cuda_major(stack: Stack) -> int:
