@@ -19,7 +19,7 @@ class _Absent:
         return self
 
     def __call__(self, value: Any = None, **_: Any) -> Any:
-        return value
+        return self if value is None else value
 
 
 AVAILABLE = importlib.util.find_spec("triton") is not None

@@ -1,0 +1,132 @@
+"""Encode batches of images as packed Poisson spikes of their non-zero pixels, some steps ahead of the training step.
+
+A data set is kept as an index of its non-zero pixels (81 % of MNIST is zero), built once by :func:`index_pixels`:
+sample d owns entries ``row_ptr[d] .. row_ptr[d + 1]``, each ``pixel | value << 16``. The kernel writes, for slot
+(batch, sample of the batch):
+
+    sizes    int32 [batches, 2]                        samples of the batch (0 past the run's end), number of its step
+    samples  int32 [batches, B, 2]                     number of non-zero pixels, label
+    pixels   int32 [batches, B, capacity]              the non-zero pixels
+    words    int32 [batches, B, chunks, 4, capacity]   their spikes in 128 time steps; bit i of word w is t = 32 w + i
+
+Random numbers are those of ``kernels/philox.py``, the reference, bit for bit. Nothing here depends on the weights.
+Tests: ``tests/test_rate_step.py``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels._triton import tl, triton
+
+CHUNK = 128
+"""Time steps that one number of Philox decides."""
+ALIGNMENT = 16
+"""The capacity for non-zero pixels is a multiple of this, so that a program may load several words at a time."""
+# Pixels examined at a time while an index is built: bounds the int64 temporaries to 128 MiB.
+_SCAN = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class PixelIndex:
+    """A data set on its device: which pixels are not zero, what they hold, and the labels."""
+
+    row_ptr: Tensor
+    """int32 [D + 1]"""
+    entries: Tensor
+    """int32 [non-zero pixels], pixel | value << 16"""
+    labels: Tensor
+    """int64 [D]"""
+    pixels: int
+    """Pixels of an image."""
+    capacity: int
+    """The most non-zero pixels of an image, rounded up to a multiple of 16."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def index_pixels(images: Tensor, labels: Tensor) -> PixelIndex:
+    """Index ``images`` uint8 [D, P] with ``labels`` int64 [D], both on the device that trains on them."""
+    samples, pixels = images.shape
+    counts = images.count_nonzero(1)
+    if int(counts.sum()) >= 2**31:
+        raise ValueError(f"images have {int(counts.sum())} non-zero pixels; allowed: less than 2**31 in a data set")
+    row_ptr = torch.zeros(samples + 1, dtype=torch.int32, device=images.device)
+    row_ptr[1:] = counts.cumsum(0)
+    parts = []
+    for block in images.split(max(1, _SCAN // max(1, pixels))):
+        row, pixel = block.nonzero(as_tuple=True)
+        parts.append(pixel.to(torch.int32) | block[row, pixel].to(torch.int32) << 16)
+    most = int(counts.max()) if samples else 0
+    capacity = max(ALIGNMENT, -(-most // ALIGNMENT) * ALIGNMENT)
+    return PixelIndex(row_ptr, torch.cat(parts), labels, pixels, capacity)
+
+
+@triton.jit
+def poisson_words(seed, epoch, stream, sample, chunk, pixels, values):
+    """Spikes of ``pixels`` int32 [K] with ``values`` 1..255 in 128 time steps: four uint32 [K], one bit per step."""
+    zero = pixels.to(tl.uint32) * 0
+    c0 = pixels.to(tl.uint32)
+    c1 = zero + ((stream << 24) + chunk * 16).to(tl.uint32)
+    c2 = zero + sample.to(tl.uint32)
+    c3 = zero + epoch.to(tl.uint32)
+    always = zero + (values == 255).to(tl.uint32) * 0xFFFFFFFF
+    s0, s1, s2, s3 = always, always, always, always
+    u0 = always ^ 0xFFFFFFFF
+    u1, u2, u3 = u0, u0, u0
+    # q = 257 k: the bit of the plane is kept in the sign.
+    q = (values * 257) << 16
+    for _ in range(16):
+        r0, r1, r2, r3 = tl.philox(seed, c0, c1, c2, c3)
+        mask = (q >> 31).to(tl.uint32, bitcast=True)
+        s0 |= u0 & mask & (r0 ^ 0xFFFFFFFF)
+        s1 |= u1 & mask & (r1 ^ 0xFFFFFFFF)
+        s2 |= u2 & mask & (r2 ^ 0xFFFFFFFF)
+        s3 |= u3 & mask & (r3 ^ 0xFFFFFFFF)
+        u0 &= r0 ^ mask ^ 0xFFFFFFFF
+        u1 &= r1 ^ mask ^ 0xFFFFFFFF
+        u2 &= r2 ^ mask ^ 0xFFFFFFFF
+        u3 &= r3 ^ mask ^ 0xFFFFFFFF
+        q = q << 1
+        c1 += 1
+    return s0, s1, s2, s3
+
+
+@triton.jit
+def encode_kernel(
+    job_ptr, order_ptr, row_ptr, entry_ptr, label_ptr, sizes_ptr, samples_ptr, pixels_ptr, words_ptr,
+    batch_size, capacity, CHUNKS: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Grid (batch_size, batches, pixel blocks * chunks); the first batch is that of the step counter."""
+    b, batch, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    chunk, first = part % CHUNKS, part // CHUNKS * BLOCK_K
+    step = tl.load(job_ptr) + batch
+    remaining = tl.load(job_ptr + 1) - step * batch_size
+    size = tl.minimum(tl.maximum(remaining, 0), batch_size)
+    if b + part == 0:
+        tl.store(sizes_ptr + batch * 2, size.to(tl.int32))
+        tl.store(sizes_ptr + batch * 2 + 1, step.to(tl.int32))
+    if b < size:
+        slot = (batch * batch_size + b).to(tl.int64)
+        sample = tl.load(order_ptr + step * batch_size + b)
+        start = tl.load(row_ptr + sample)
+        count = tl.load(row_ptr + sample + 1) - start
+        if part == 0:
+            tl.store(samples_ptr + slot * 2, count)
+            tl.store(samples_ptr + slot * 2 + 1, tl.load(label_ptr + sample).to(tl.int32))
+        if first < count:
+            seed, epoch, stream = tl.load(job_ptr + 2), tl.load(job_ptr + 3), tl.load(job_ptr + 4)
+            offs_k = first + tl.arange(0, BLOCK_K)
+            mask_k = offs_k < count
+            entry = tl.load(entry_ptr + start + offs_k, mask=mask_k, other=0)
+            pixel = entry & 0xFFFF
+            s0, s1, s2, s3 = poisson_words(seed, epoch, stream, sample, chunk, pixel, entry >> 16)
+            if chunk == 0:
+                tl.store(pixels_ptr + slot * capacity + offs_k, pixel, mask=mask_k)
+            word = words_ptr + (slot * CHUNKS + chunk) * 4 * capacity + offs_k
+            tl.store(word, s0.to(tl.int32, bitcast=True), mask=mask_k)
+            tl.store(word + capacity, s1.to(tl.int32, bitcast=True), mask=mask_k)
+            tl.store(word + 2 * capacity, s2.to(tl.int32, bitcast=True), mask=mask_k)
+            tl.store(word + 3 * capacity, s3.to(tl.int32, bitcast=True), mask=mask_k)

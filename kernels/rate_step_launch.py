@@ -1,0 +1,201 @@
+"""Buffers and launches of the fused training step, and their replay as a CUDA graph.
+
+Kernels: ``rate_step_encode.py``, ``rate_step_kernels.py``, ``rate_step_update.py``. User: ``rate_step.py``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels._triton import triton
+from fastsnn.kernels.rate_step_encode import CHUNK, PixelIndex, encode_kernel
+from fastsnn.kernels.rate_step_kernels import step_kernel
+from fastsnn.kernels.rate_step_parameters import Parameters
+from fastsnn.kernels.rate_step_update import tally_kernel, update_kernel
+
+MAX_GROUPS = 256
+"""Partial sums of the weight gradient, at most."""
+BLOCK_STEPS = 8
+"""Steps of a block: they share one launch of the encoder and, on a GPU, one of the graph."""
+BLOCK_SAMPLES = 2048
+"""Samples of a block of evaluation, about."""
+BLOCK_BYTES = 1 << 26
+"""Memory for the spikes of a block of more than one step."""
+BLOCK_P = 4
+"""Rows of the weights that one program trains."""
+ENCODED = 128
+"""Pixels that one program encodes."""
+UNROLL = 8
+"""Rows of currents that the neurons' walk loads ahead, also past their end."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the launches of a classifier have in common."""
+
+    T: int
+    classes: int
+    pixels: int
+    seed: int
+    """The 64-bit key, as the int64 of the same bits."""
+    cross_entropy: bool
+    has_bias: bool
+    exact: bool
+    """Products as three bf16 products on tensor cores, else in fp32."""
+    neuron: dict[str, Any]
+    """Arguments of the kernels, from ``surrogates.neuron_arguments``."""
+
+    @property
+    def block_n(self) -> int:
+        return 16 if self.classes <= 16 else 32
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.T // CHUNK)
+
+
+class Plan:
+    """Runs batches of ``batch_size`` samples of ``data``, at most ``steps`` of them in a run.
+
+    A block of batches is one launch of the encoder, then a step and an update for each batch (training), or one step
+    and one tally for all (evaluation).
+    """
+
+    def __init__(
+        self, problem: Problem, parameters: Parameters, data: PixelIndex, batch_size: int, steps: int, training: bool
+    ) -> None:
+        self.problem, self.parameters, self.training = problem, parameters, training
+        self.batch_size, self.steps, self.capacity = batch_size, steps, data.capacity
+        self.data = data.row_ptr, data.entries, data.labels
+        self.group = -(-batch_size // MAX_GROUPS) if training else 1
+        self.groups = -(-batch_size // self.group)
+        spikes = batch_size * data.capacity * 4 * (1 + 4 * problem.chunks)
+        batches = BLOCK_STEPS if training else -(-BLOCK_SAMPLES // batch_size)
+        self.batches = max(1, min(batches, steps, BLOCK_BYTES // spikes))
+        self._allocate()
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def _allocate(self) -> None:
+        problem, batch_size, batches = self.problem, self.batch_size, self.batches
+
+        def buffer(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.parameters.weight.device)
+
+        # Next step, samples of the run, seed, epoch, stream.
+        self.job, self.order = buffer(5, dtype=torch.int64), buffer(self.steps * batch_size, dtype=torch.int64)
+        self.schedule, self.hyper = buffer(self.steps, 2), buffer(5)
+        self.losses, self.correct = buffer(self.steps), buffer(self.steps, dtype=torch.int64)
+        # What the encoder writes and the step reads.
+        self.sizes = buffer(batches, 2, dtype=torch.int32)
+        self.samples = buffer(batches, batch_size, 2, dtype=torch.int32)
+        self.pixels = buffer(batches, batch_size, self.capacity, dtype=torch.int32)
+        self.words = buffer(batches, batch_size, problem.chunks, 4, self.capacity, dtype=torch.int32)
+        # What the step writes, some of it for itself alone.
+        programs = self.groups if self.training else batches * batch_size
+        self.currents = buffer(programs, CHUNK + UNROLL, problem.block_n)
+        self.h = buffer(programs, problem.chunks * CHUNK, problem.block_n)
+        self.loss, self.hit = buffer(batches, batch_size), buffer(batches, batch_size, dtype=torch.int32)
+        groups = self.groups if self.training else 1
+        self.partial = buffer(groups, problem.pixels + 1, problem.block_n)
+        self.stamps = buffer(groups, problem.pixels + 1, dtype=torch.int32)
+
+    def run(self, order: Tensor, epoch: int, stream: int, use_graph: bool) -> tuple[Tensor, Tensor]:
+        """Mean loss fp32 [steps] and correct answers int64 [steps] of samples ``order`` int64 [S], in batches."""
+        steps = -(-len(order) // self.batch_size)
+        self.order[: len(order)].copy_(order, non_blocking=True)
+        self.stamps.zero_()
+        if self.training:
+            schedule, hyper = self.parameters.schedule(steps)
+            _upload(schedule, self.schedule)
+            _upload(hyper, self.hyper)
+        if use_graph and self._graph is None:
+            self._graph = self._capture()
+        self._set_job(len(order), epoch, stream)
+        try:
+            for first in range(0, steps, self.batches):
+                if use_graph:
+                    assert self._graph is not None
+                    self._graph.replay()
+                else:
+                    self._launch(min(self.batches, steps - first))
+        except BaseException:  # KeyboardInterrupt too: some steps were taken
+            steps = int(self.job[0])
+            raise
+        finally:
+            if self.training:
+                self.parameters.advance(steps)
+        return self.losses[:steps].clone(), self.correct[:steps].clone()
+
+    def _set_job(self, samples: int, epoch: int, stream: int) -> None:
+        _upload(torch.tensor([0, samples, self.problem.seed, epoch, stream]), self.job)
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """The launches of a block as a graph. Without samples they compute nothing: that compiles them first."""
+        self._set_job(0, 0, 0)
+        self._launch(self.batches)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on using CUDA meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._launch(self.batches)
+        return graph
+
+    def _launch(self, batches: int) -> None:
+        self._encode()
+        if self.training:
+            for batch in range(batches):
+                self._step(batch, 1)
+                self._update(batch)
+        else:
+            self._step(0, batches)
+            self._tally(batches)
+
+    def _encode(self) -> None:
+        blocks = -(-self.capacity // ENCODED)
+        encode_kernel[self.batch_size, self.batches, blocks * self.problem.chunks](
+            self.job, self.order, *self.data, self.sizes, self.samples, self.pixels, self.words,
+            self.batch_size, self.capacity,
+            CHUNKS=self.problem.chunks, BLOCK_K=ENCODED, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    def _step(self, batch: int, batches: int) -> None:
+        problem = self.problem
+        step_kernel[self.groups, batches](
+            self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
+            self.currents, self.h, self.partial, self.stamps, self.loss, self.hit,
+            batch, self.batch_size, self.capacity, problem.pixels, **problem.neuron,
+            CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, T=problem.T, CLASSES=problem.classes,
+            BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group, UNROLL=UNROLL,
+            EXACT=problem.exact, BACKWARD=self.training,
+            num_warps=problem.block_n // 4, num_stages=3, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    def _update(self, batch: int) -> None:
+        problem, parameters = self.problem, self.parameters
+        blocks = -(-(problem.pixels + 1) // BLOCK_P)
+        update_kernel[(blocks + 1,)](
+            self.job, self.sizes, self.partial, self.stamps, parameters.weight, parameters.planes,
+            parameters.moments[0], parameters.moments[1], self.schedule, self.hyper,
+            self.loss, self.hit, self.losses, self.correct,
+            batch, self.batch_size, problem.pixels, self.groups,
+            CLASSES=problem.classes, BLOCK_N=problem.block_n, BLOCK_P=BLOCK_P,
+            BLOCK_G=min(64, triton.next_power_of_2(self.groups)), BLOCK_B=self._block_b(), EXACT=problem.exact,
+            ADAM=parameters.adam, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    def _tally(self, batches: int) -> None:
+        tally_kernel[(batches,)](
+            self.job, self.sizes, self.loss, self.hit, self.losses, self.correct, self.batch_size,
+            BLOCK_B=self._block_b(), num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    def _block_b(self) -> int:
+        return min(1024, triton.next_power_of_2(self.batch_size))
+
+
+def _upload(values: Tensor, buffer: Tensor) -> None:
+    """Copy ``values`` to the start of ``buffer`` without waiting for the device."""
+    if buffer.is_cuda:
+        values = values.pin_memory()
+    buffer[: len(values)].copy_(values, non_blocking=True)

@@ -1,0 +1,90 @@
+"""The end of a training step of a one-layer rate classifier: sum the gradients, train the weights, count.
+
+The partial sums of ``kernels/rate_step_kernels.py`` are added in a fixed order, so that a run repeats bit for bit. Adam
+and SGD follow torch.optim's formulas; what depends on the step comes from tables that the host made in double:
+
+    schedule  fp32 [steps, 2]   Adam: lr / (1 - beta1^step), sqrt(1 - beta2^step); SGD: lr, unused
+    hyper     fp32 [5]          Adam: beta1, 1 - beta1, beta2, 1 - beta2, eps; SGD: momentum
+
+Launches: ``kernels/rate_step_launch.py``. Tests: ``tests/test_rate_step.py``.
+"""
+
+from fastsnn.kernels._triton import tl, triton
+from fastsnn.kernels.rate_step_kernels import split
+
+
+@triton.jit
+def _tally(sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr, batch, batch_size, BLOCK_B: tl.constexpr):
+    """Mean loss and correct answers of one batch."""
+    size, step = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1)
+    if size > 0:
+        loss = tl.zeros((BLOCK_B,), tl.float32)
+        correct = tl.zeros((BLOCK_B,), tl.int32)
+        for first in range(0, size, BLOCK_B):
+            b = first + tl.arange(0, BLOCK_B)
+            loss += tl.load(loss_ptr + batch * batch_size + b, mask=b < size, other=0.0)
+            correct += tl.load(hit_ptr + batch * batch_size + b, mask=b < size, other=0)
+        tl.store(losses_ptr + step, tl.div_rn(tl.sum(loss, 0), size.to(tl.float32)))
+        tl.store(correct_ptr + step, tl.sum(correct, 0).to(tl.int64))
+
+
+@triton.jit
+def tally_kernel(job_ptr, sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr, batch_size, BLOCK_B: tl.constexpr):
+    """Grid (batches); moves the step counter past them."""
+    batch = tl.program_id(0)
+    _tally(sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr, batch, batch_size, BLOCK_B)
+    if batch == 0:
+        tl.store(job_ptr, tl.load(job_ptr) + tl.num_programs(0))
+
+
+@triton.jit(do_not_specialize=["batch"])
+def update_kernel(
+    job_ptr, sizes_ptr, partial_ptr, stamp_ptr, weight_ptr, plane_ptr, first_ptr, second_ptr, schedule_ptr, hyper_ptr,
+    loss_ptr, hit_ptr, losses_ptr, correct_ptr,
+    batch, batch_size, pixels, groups,
+    CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_B: tl.constexpr,
+    EXACT: tl.constexpr, ADAM: tl.constexpr,
+):  # fmt: skip
+    """Grid (row blocks + 1): the last program counts, the others train their rows of the weights."""
+    size, step = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1)
+    last = tl.num_programs(0) - 1
+    if tl.program_id(0) == last:
+        _tally(sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr, batch, batch_size, BLOCK_B)
+        # Only the encoder reads the step counter, so no program of this launch can see it move.
+        if size > 0:
+            tl.store(job_ptr, (step + 1).to(tl.int64))
+    elif size > 0:
+        rows = pixels + 1
+        offs_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+        offs_n = tl.arange(0, BLOCK_N)
+        offs = offs_p[:, None] * BLOCK_N + offs_n[None, :]
+        mask = (offs_p < rows)[:, None] & (offs_n < CLASSES)[None, :]
+        weight = tl.load(weight_ptr + offs, mask=mask, other=0.0)
+        first = tl.load(first_ptr + offs, mask=mask, other=0.0)
+        rate, correction = tl.load(schedule_ptr + step * 2), tl.load(schedule_ptr + step * 2 + 1)
+        gradient = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
+        for g in range(0, groups, BLOCK_G):
+            group = g + tl.arange(0, BLOCK_G)
+            known = (group < groups)[:, None] & (offs_p < rows)[None, :]
+            row = group[:, None] * rows + offs_p[None, :]
+            counts = known & (tl.load(stamp_ptr + row, mask=known, other=0) == step + 1)
+            offs_g = row[:, :, None] * BLOCK_N + offs_n[None, None, :]
+            gradient += tl.sum(tl.load(partial_ptr + offs_g, mask=counts[:, :, None], other=0.0), 0)
+        if ADAM:
+            second = tl.load(second_ptr + offs, mask=mask, other=0.0)
+            first += tl.load(hyper_ptr + 1) * (gradient - first)
+            second = second * tl.load(hyper_ptr + 2) + tl.load(hyper_ptr + 3) * gradient * gradient
+            root = tl.div_rn(tl.sqrt_rn(second), correction + tl.zeros_like(second)) + tl.load(hyper_ptr + 4)
+            weight -= rate * tl.div_rn(first, root)
+            tl.store(second_ptr + offs, second, mask=mask)
+        else:
+            first = first * tl.load(hyper_ptr) + gradient
+            weight -= rate * first
+        tl.store(first_ptr + offs, first, mask=mask)
+        tl.store(weight_ptr + offs, weight, mask=mask)
+        if EXACT:
+            high, middle, low = split(weight)
+            plane = rows * BLOCK_N
+            tl.store(plane_ptr + offs, high, mask=mask)
+            tl.store(plane_ptr + plane + offs, middle, mask=mask)
+            tl.store(plane_ptr + 2 * plane + offs, low, mask=mask)
