@@ -12,7 +12,11 @@ from typing import Any
 import numba
 
 SERIAL = threading.RLock()
-"""Held during a parallel call: Numba's built-in pool of threads (workqueue) ends the process when two threads use it."""
+"""Held during a parallel call: Numba's own pool of threads (workqueue) ends the process when two threads use it at once."""
+
+if numba.config.THREADING_LAYER == "default":
+    # OpenMP's threads spin at barriers: on a busy machine a step takes ten times as long; and they do not survive a fork.
+    numba.config.THREADING_LAYER = "workqueue"
 
 # Numba judges a cached function by its own file alone; with the time of the newest file, a change in one reaches its callers.
 _CHANGED = max((path.stat().st_mtime for path in Path(__file__).parent.glob("*.py")), default=0.0)

@@ -7,6 +7,8 @@ steps, columns are pixels) and the weight gradient (rows are pixels, columns are
 ``Lanes`` is a vector of 16 floats that lives in registers (LLVM's <16 x float>, on any instruction set).
 """
 
+import math
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -18,9 +20,21 @@ from fastsnn.kernels.cpu import jit
 LANES = 16
 COLUMNS = 64
 """Columns of one word."""
+COUNTING = np.arange(COLUMNS, dtype=np.uint64)
+"""``rows`` of consecutive rows."""
+CACHE_LINE = 64
+"""Bytes, and those of Lanes."""
 TABLE_SIZE = COLUMNS // 4 * 16 * LANES
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 U64 = np.uint64
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """np.empty whose data start a cache line, so that vectors do not straddle two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = np.empty(size + CACHE_LINE, np.uint8)
+    start = -buffer.ctypes.data % CACHE_LINE
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 class Lanes(types.Type):
@@ -91,28 +105,42 @@ def zero(typingctx):
 
 
 @jit
-def tabulate(matrix, first, offsets, count, table):
-    """Write all sums of rows 4g .. 4g + 3 to table[256 g :]; row c < count <= 64 starts at matrix[first + offsets[c]]."""
-    for group in range((count + 3) // 4):
-        base = group * 16 * LANES
-        store(table, base, zero())
-        for k in range(4):
-            c = 4 * group + k
-            row = load(matrix, first + offsets[c]) if c < count else zero()
-            for known in range(1 << k):
-                store(table, base + ((1 << k) + known) * LANES, add(load(table, base + known * LANES), row))
+def tabulate(matrix, first, stride, rows, count, table):
+    """Write all sums of four rows of ``matrix`` to ``table``, for columns c < count <= 64 of the bits, in whole bytes.
+
+    Column c stands for the 16 floats at matrix[first + rows[c] * stride]; sum m of columns 4g .. 4g + 3 is at
+    table[(16 g + m) * 16].
+    """
+    for group in range((count + 7) // 8 * 2):
+        c = 4 * group
+        a, b = _row(matrix, first, stride, rows, c, count), _row(matrix, first, stride, rows, c + 1, count)
+        low = (zero(), a, b, add(a, b))
+        a, b = _row(matrix, first, stride, rows, c + 2, count), _row(matrix, first, stride, rows, c + 3, count)
+        high = (zero(), a, b, add(a, b))
+        for i in range(4):
+            for j in range(4):
+                store(table, (16 * group + 4 * i + j) * LANES, add(high[i], low[j]))
+
+
+@jit(inline="always")
+def _row(matrix, first, stride, rows, c, count):
+    """Row c, or zeros where there is none."""
+    return load(matrix, first + np.intp(rows[c]) * stride) if c < count else zero()
 
 
 @jit
-def add_selected(words, rows, count, table, out, first, offsets):
-    """Add the tabulated rows whose bits are set in words[r] to row r < rows of ``out``, which starts at first + offsets[r]."""
-    for r in range(rows):
+def add_selected(words, count, table, out, first, stride, rows, n):
+    """Add the tabulated rows whose bits are set in words[r] to the 16 floats at out[first + rows[r] * stride], r < n."""
+    for r in range(n):
         word = words[r]
-        total = load(out, first + offsets[r])
-        for group in range((count + 3) // 4):
-            total = add(total, load(table, (group * 16 + np.intp(word & U64(15))) * LANES))
-            word >>= U64(4)
-        store(out, first + offsets[r], total)
+        address = first + np.intp(rows[r]) * stride
+        even, odd = load(out, address), zero()
+        for byte in range((count + 7) // 8):
+            base = byte * 32 * LANES
+            even = add(even, load(table, base + np.intp(word & U64(15)) * LANES))
+            odd = add(odd, load(table, base + (np.intp(word >> U64(4) & U64(15)) + 16) * LANES))
+            word >>= U64(8)
+        store(out, address, add(even, odd))
 
 
 @jit

@@ -94,31 +94,31 @@ def reset(h, neuron):
 
 
 @jit
-def surrogate(h, neuron, out):
-    """Derivative of the spike with respect to h, row [lanes] to row [lanes]."""
+def surrogate(h, n, neuron, out):
+    """out[:n] = derivative of the spike with respect to h at h[:n]."""
     one = np.float32(1)
     threshold, peak, slope = neuron.v_threshold, neuron.peak, neuron.slope
     if neuron.surrogate == ATAN:
-        for i in range(len(h)):
+        for i in range(n):
             x = slope * (h[i] - threshold)
             out[i] = peak / (one + x * x)
     elif neuron.surrogate == SIGMOID:
-        for i in range(len(h)):
+        for i in range(n):
             s = one / (one + np.exp(-slope * (h[i] - threshold)))
             out[i] = peak * s * (one - s)
     elif neuron.surrogate == ERF:
-        for i in range(len(h)):
+        for i in range(n):
             x = slope * (h[i] - threshold)
             out[i] = peak * np.exp(-x * x)
     elif neuron.surrogate == PIECEWISE_QUADRATIC:
-        for i in range(len(h)):
+        for i in range(n):
             out[i] = peak * max(one - slope * abs(h[i] - threshold), np.float32(0))
     elif neuron.surrogate == SOFT_SIGN:
-        for i in range(len(h)):
+        for i in range(n):
             x = one + slope * abs(h[i] - threshold)
             out[i] = peak / (x * x)
     else:
-        for i in range(len(h)):
+        for i in range(n):
             out[i] = peak if abs(h[i] - threshold) < slope else np.float32(0)
 
 

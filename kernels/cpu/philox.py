@@ -15,6 +15,8 @@ ALWAYS = U64(65536)
 PLANES = 16
 DENSE_PLANES = 8
 """After so many bit planes two thirds of the pixels are decided: from then on only the others draw."""
+SCRATCH = 7
+"""Rows of uint64 that ``draw`` works in."""
 
 
 @jit(inline="always")
@@ -79,7 +81,7 @@ def lanes(count):
 def draw(pixels, thresholds, n, T, seed, epoch, stream, sample, words, scratch):
     """Spikes of one sample: ``words`` uint64 [2 ceil(T/128), n] of pixels ``pixels`` with probabilities ``thresholds`` / 65536.
 
-    pixels, thresholds: uint64 [n]; scratch: uint64 [7, n].
+    pixels, thresholds: uint64 [n]; scratch: uint64 [SCRATCH, n].
     """
     pixel, q, slot, undecided, spikes = scratch[0], scratch[1], scratch[2], scratch[3:5], scratch[5:7]
     for block in range((T + 127) // 128):
@@ -92,7 +94,7 @@ def draw(pixels, thresholds, n, T, seed, epoch, stream, sample, words, scratch):
             undecided[0, i], undecided[1, i] = (U64(0), U64(0)) if always else (low, high)
             spikes[0, i] = spikes[1, i] = U64(0)
         live = n
-        c1 = U64(stream) * U64(1 << 24) + U64(16 * block)
+        c1 = stream * U64(1 << 24) + U64(16 * block)
         for plane in range(0, PLANES, 2):
             two_planes(pixel, q, undecided, spikes, live, plane, seed, c1, sample, epoch)
             if plane + 2 >= DENSE_PLANES:

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.cpu import SERIAL
-from fastsnn.kernels.cpu.bits import LANES
+from fastsnn.kernels.cpu.bits import LANES, aligned_empty
 from fastsnn.kernels.cpu.neuron import neuron_arguments
-from fastsnn.kernels.cpu.rate_kernels import Optimizer, Problem, evaluate, train
+from fastsnn.kernels.cpu.rate_kernels import Optimizer, Problem, run, workspaces
 
 GROUPS = 16
 """Partial sums of the weight gradient, at most: they bound the number of threads that a step can use."""
-SLAB_LANES = 64
-"""Lanes that a slab fills, at least."""
 MAX_T = 4096
 MAX_CLASSES = 1024
 MAX_MEMBRANE = 1 << 20
@@ -42,6 +40,9 @@ def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any,
     if pixels * _columns(classes) > MAX_WEIGHTS:
         return f"pixels is {pixels} with {classes} classes; the fused CPU step goes up to pixels * classes = {MAX_WEIGHTS}"
     return None if optimizer is None else _unsupported_optimizer(optimizer)
+
+
+_NO_OPTIMIZER = Optimizer(False, 0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _unsupported_optimizer(optimizer: Any) -> str | None:
@@ -91,16 +92,16 @@ class RateStep:
             T=T,
             classes=classes,
             columns=columns,
-            slab=max(1, SLAB_LANES // columns),
             cross_entropy=loss == "ce",
             bias=bias is not None,
             seed=np.uint64(seed % 2**64),
             neuron=neuron_arguments(**neuron),
-        ).flat()
+        )
         self._steps = 0
         self._parameters = self._pack(weight, bias)
-        self._moments = np.zeros((2, self._parameters.size), np.float32)
-        self._gradients = np.empty((GROUPS if optimizer else 0, self._parameters.size), np.float32)
+        self._moments = aligned_empty((2, self._parameters.size), np.float32)
+        self._moments[:] = 0
+        self._gradients = aligned_empty((GROUPS, self._parameters.size), np.float32)
         self._load_optimizer()
 
     def prepare(self, images: Tensor, labels: Tensor) -> Data:
@@ -119,23 +120,30 @@ class RateStep:
             raise ValueError("optimizer is None: this step can only evaluate")
         if len(order) and not 0 <= order.min() <= order.max() < len(data.images):
             raise ValueError(f"order must hold sample numbers from 0 to {len(data.images) - 1}")
-        steps = -(-len(order) // batch_size)
-        losses, correct = torch.empty(steps), torch.empty(steps, dtype=torch.int64)
-        with SERIAL:
-            train(
-                *data, order.contiguous().numpy(), epoch, batch_size, self._parameters, self._moments, self._gradients,
-                tuple(self._optimizer()), self._problem, numba.get_num_threads(), losses.numpy(), correct.numpy(),
-            )  # fmt: skip
-        self._steps += steps
+        learned = self._parameters.size - (self._problem.columns if self.bias is None else 0)
+        losses, correct = self._run(data, order, 0, epoch, batch_size, learned, self._optimizer())
+        self._steps += len(losses)
         return losses, correct
 
     def evaluate(self, data: Data, batch_size: int) -> tuple[Tensor, Tensor]:
         """The same two for all samples in order, forward only, on spikes of their own (stream 1, epoch 0)."""
-        losses, correct = torch.empty(len(data.images)), torch.empty(len(data.images), dtype=torch.int64)
+        return self._run(data, torch.arange(len(data.images)), 1, 0, batch_size, 0, _NO_OPTIMIZER)
+
+    def _run(
+        self, data: Data, order: Tensor, stream: int, epoch: int, batch_size: int, learned: int, optimizer: Optimizer
+    ) -> tuple[Tensor, Tensor]:
+        """Losses and correct answers of each batch; ``learned`` weights are trained."""
+        steps = -(-len(order) // batch_size)
+        losses, correct = torch.empty(steps), torch.empty(steps, dtype=torch.int64)
+        workers, problem = min(numba.get_num_threads(), GROUPS), self._problem
+        work = workspaces(workers, data.images.shape[1], problem.T, problem.columns)
         with SERIAL:
-            evaluate(*data, self._parameters, self._problem, numba.get_num_threads(), losses.numpy(), correct.numpy())
-        mean = torch.stack([batch.double().mean() for batch in losses.split(batch_size)])
-        return mean.float(), torch.stack([batch.sum() for batch in correct.split(batch_size)])
+            run(
+                *data, order.contiguous().numpy(), stream, epoch, batch_size, self._parameters, learned, self._moments,
+                self._gradients, tuple(optimizer), problem.flat(), work, workers, np.empty(batch_size),
+                np.empty(batch_size, np.int64), losses.numpy(), correct.numpy(),
+            )  # fmt: skip
+        return losses, correct
 
     @torch.no_grad()
     def sync(self) -> None:
@@ -187,7 +195,8 @@ class RateStep:
     def _pack(self, weight: Tensor, bias: Tensor | None = None) -> np.ndarray:
         """[N, P] and [N] to the kernels' flat float32 [(P + 1) * columns]."""
         classes, pixels = weight.shape
-        packed = np.zeros((pixels + 1, _columns(classes)), np.float32)
+        packed = aligned_empty((pixels + 1, _columns(classes)), np.float32)
+        packed[:] = 0
         packed[:-1, :classes] = weight.detach().numpy().T
         if bias is not None:
             packed[-1, :classes] = bias.detach().numpy()
