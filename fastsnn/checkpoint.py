@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,30 @@ FORMAT = 1
 """Version of a checkpoint's contents; a newer one is refused."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace ``path`` by ``content``: after a crash at any point it holds the old bytes or the new ones, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()  # on a full disk it would take what little is left
+        raise
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain values."""
+def pack(content: dict[str, Any]) -> memoryview:
+    """A checkpoint of tensors and plain values, as the bytes of its file."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "digest": _digest(content), **content}, buffer)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getbuffer()
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what :func:`save` wrote; raises RunFolderError that names the file where it is anything else.
+    """Read what :func:`pack` made; raises RunFolderError that names the file where it is anything else.
 
     Nothing in the file is executed, and a digest over every value finds damage that the container does not notice.
     """
@@ -48,27 +53,10 @@ def load(path: Path) -> dict[str, Any]:
             raise ValueError("it is damaged: its digest is wrong")
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} does not exist; is {path.parent} a run folder?") from error
-    except _UNREADABLE as error:
+    except Exception as error:  # damaged and foreign files make torch.load raise nearly anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RunFolderError(f"{path} is not a checkpoint that can be read: {reason}") from error
     return content
-
-
-# What torch.load raises for truncated, damaged and foreign files.
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    pickle.UnpicklingError,
-)
 
 
 def _digest(value: Any) -> str:

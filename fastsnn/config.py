@@ -11,8 +11,8 @@ from cyclopts import Parameter, Token
 from fastsnn.errors import RunFolderError
 from fastsnn.neuron import LIFParameters
 
-MANAGEMENT = ("name", "out", "overwrite", "data_dir")
-"""Fields that say where a run lives, not what it computes."""
+PLACE = ("name", "out", "overwrite")
+"""Options that say where a run is put. They are not recorded in it: its config.yaml may serve to start another."""
 
 
 Tokens = list[Token] | tuple[Token, ...]
@@ -134,7 +134,7 @@ class Config:
         return LIFParameters(**{name: getattr(self, name) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as written to config.yaml and to checkpoints."""
+        """Plain values, that YAML and checkpoints can hold."""
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         return plain | {"hidden": list(self.hidden)}
 

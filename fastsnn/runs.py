@@ -4,6 +4,8 @@ import csv
 import io
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,11 +17,13 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from fastsnn import checkpoint
-from fastsnn.config import MANAGEMENT, Config, recorded_config
+from fastsnn.config import PLACE, Config, recorded_config
 from fastsnn.errors import RunFolderError
 from fastsnn.monitor import EpochMetrics
 
-CHANGEABLE_ON_RESUME = (*MANAGEMENT, "epochs")
+CHANGEABLE_ON_RESUME = ("epochs", "data_dir", *PLACE)
+LEFT_OPEN = {"dataset": "auto", "device": "auto", "backend": "auto", "step": "auto", "threads": None}
+"""Options whose value here means, on resume, the one that was chosen when the run began."""
 
 
 class Run:
@@ -40,8 +44,8 @@ class Run:
         if not writable:
             return cls(path, config, None, writable)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            entries = [entry for entry in path.iterdir() if entry.name != ".lock"]
+            path = _make_folder(path, exist_ok=bool(config.out or config.name))
+            entries = [entry for entry in path.iterdir() if entry.name != ".lock" and entry.suffix != ".tmp"]
         except OSError as error:
             raise RunFolderError(
                 f"can't make the run folder {path}: {error.strerror}; name another with --out"
@@ -61,15 +65,10 @@ class Run:
             raise RunFolderError(f"{path} is not a run folder: it has no config.yaml")
         config = recorded_config(path)
         if changes is not None:
-            before, after = config.to_dict(), changes.to_dict()
-            for name, value in after.items():
-                if value != before[name] and name not in CHANGEABLE_ON_RESUME:
-                    raise ValueError(
-                        f"{name} is {value!r}, but this run was started with {before[name]!r}; --resume can change "
-                        f"{', '.join(CHANGEABLE_ON_RESUME)} only"
-                    )
-            config = changes
+            config = _changed(config, changes)
         state = checkpoint.load(path / "last.pt") if (path / "last.pt").exists() else None
+        if state is not None:
+            _check_same_run(path, config, state)
         return cls(path, replace(config, out=path, overwrite=False), state, writable)
 
     def __enter__(self) -> "Run":
@@ -83,63 +82,121 @@ class Run:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        with suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
         if self._lock is not None:
             self._lock.release()
-            if [entry.name for entry in self.path.iterdir()] == [".lock"]:
-                # Nothing was started: leave no empty folder behind.
-                (self.path / ".lock").unlink()
-                self.path.rmdir()
+            with suppress(OSError):
+                if [entry.name for entry in self.path.iterdir()] == [".lock"]:
+                    # Nothing was started: leave no empty folder behind.
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
 
     def start(self, environment: dict[str, Any], history: list[EpochMetrics]) -> None:
         """Record what runs; what an earlier run left is removed where there is no checkpoint to go on from."""
         if self._lock is None:
             return
         if self.checkpoint is None:
-            for pattern in ("*.pt", "metrics.csv", "events.out.tfevents.*"):
+            # config.yaml first: without it nothing takes the folder for a run that can go on.
+            for pattern in ("config.yaml", "*.pt", "metrics.csv", "events.out.tfevents.*", ".*.tmp"):
                 for left in self.path.glob(pattern):
                     left.unlink()
-        recorded = self.config.to_dict() | {"environment": environment}
-        self._write("config.yaml", yaml.safe_dump(recorded, sort_keys=False).encode())
+        self._write("config.yaml", yaml.safe_dump(self._recorded() | {"environment": environment}, sort_keys=False))
         self._write("metrics.csv", _csv(history))
         # Importing TensorBoard takes a second: not before something is written to it.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self.path), purge_step=len(history) + 1)  # type: ignore[no-untyped-call]
+        with self._explained("TensorBoard's events"):
+            self._writer = SummaryWriter(str(self.path), purge_step=len(history) + 1)  # type: ignore[no-untyped-call]
 
-    def save(self, state: dict[str, Any], history: list[EpochMetrics]) -> None:
-        """Write last.pt, from which the run goes on; the history in it is what metrics.csv is made from."""
-        content = state | {"history": [asdict(row) for row in history], "config": self.config.to_dict()}
+    def save(self, state: dict[str, Any], history: list[EpochMetrics], best: bool = False) -> None:
+        """Write last.pt, from which the run goes on; the history in it is what metrics.csv is made from.
+
+        best.pt comes first: a run that is killed between the two makes it again.
+        """
         if self._lock is None:
             return
-        self._guard("last.pt", lambda path: checkpoint.save(path, content))
+        content = state | {"history": [asdict(row) for row in history], "config": self._recorded()}
+        packed = checkpoint.pack(content)
+        if best:
+            self._write("best.pt", packed)
+        self._write("last.pt", packed)
 
     def save_epoch(self, state: dict[str, Any], history: list[EpochMetrics], best: bool) -> None:
         """Everything that is written when an epoch ends."""
-        self.save(state, history)
+        self.save(state, history, best)
         if self._lock is None:
             return
-        if best:
-            self._write("best.pt", (self.path / "last.pt").read_bytes())
         self._write("metrics.csv", _csv(history))
         metrics = asdict(history[-1])
         epoch = metrics.pop("epoch")
-        for name, value in metrics.items():
-            self._writer.add_scalar(name.replace("_", "/", 1), value, epoch)
-        self._writer.flush()
+        with self._explained("TensorBoard's events"):
+            for name, value in metrics.items():
+                self._writer.add_scalar(name.replace("_", "/", 1), value, epoch)
+            self._writer.flush()
 
-    def _write(self, name: str, content: bytes) -> None:
-        self._guard(name, lambda path: checkpoint.write_atomically(path, content))
+    def _recorded(self) -> dict[str, Any]:
+        """The options that belong to the run, wherever it is put and from wherever it is resumed."""
+        recorded = {name: value for name, value in self.config.to_dict().items() if name not in PLACE}
+        if self.config.data_dir is not None:
+            recorded["data_dir"] = str(self.config.data_dir.absolute())
+        return recorded
 
-    def _guard(self, name: str, write: Any) -> None:
+    def _write(self, name: str, content: str | bytes | memoryview) -> None:
+        path = self.path / name
+        with self._explained(name):
+            checkpoint.write_atomically(path, content.encode() if isinstance(content, str) else content)
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
         path = self.path / name
         try:
-            write(path)
+            yield
         except OSError as error:
+            kept = "; the previous file is intact" if path.exists() else ""
+            raise RunFolderError(f"can't write {path}: {error.strerror or error}{kept}") from error
+
+
+def _make_folder(path: Path, exist_ok: bool) -> Path:
+    """Make ``path``; where it must be new and is there already, path-2, path-3 and so on."""
+    new, number = path, 1
+    while True:
+        try:
+            new.mkdir(parents=True, exist_ok=exist_ok)
+            return new
+        except FileExistsError:
+            if exist_ok:
+                raise
+            number += 1
+            new = path.with_name(f"{path.name}-{number}")
+
+
+def _changed(config: Config, changes: Config) -> Config:
+    """``changes`` on top of a run's own options; raises ValueError for one that would change its results."""
+    before, after = config.to_dict(), changes.to_dict()
+    kept = {name: before[name] for name, value in LEFT_OPEN.items() if after[name] == value}
+    for name, value in (after | kept).items():
+        if value != before[name] and name not in CHANGEABLE_ON_RESUME:
+            raise ValueError(
+                f"{name} is {value!r}, but this run was started with {before[name]!r}; --resume can change "
+                f"{', '.join(CHANGEABLE_ON_RESUME)} only"
+            )
+    return replace(changes, **kept)
+
+
+def _check_same_run(path: Path, config: Config, state: dict[str, Any]) -> None:
+    """Raise RunFolderError where a checkpoint was copied from another run, or config.yaml was edited."""
+    recorded = state.get("config")
+    if not isinstance(recorded, dict) or not {"model", "optimizer", "progress", "history"} <= state.keys():
+        raise RunFolderError(f"{path / 'last.pt'} is not a checkpoint of a run")
+    for name, value in config.to_dict().items():
+        # A run that does not depend on the number of threads may go on with fewer.
+        if recorded.get(name, value) != value and name not in (*CHANGEABLE_ON_RESUME, "threads"):
             raise RunFolderError(
-                f"can't write {path}: {error.strerror or error}; the previous file is intact"
-            ) from error
+                f"{path / 'last.pt'} is of another run than config.yaml beside it: {name} is {recorded[name]!r} "
+                f"in the one and {value!r} in the other"
+            )
 
 
 def load_state(network: nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -175,10 +232,10 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def _csv(history: list[EpochMetrics]) -> bytes:
+def _csv(history: list[EpochMetrics]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [field.name for field in fields(EpochMetrics)], lineterminator="\n")
     writer.writeheader()
     for row in history:
         writer.writerow(asdict(row))
-    return buffer.getvalue().encode()
+    return buffer.getvalue()
