@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -176,6 +178,32 @@ def _print_verification(report: "Report") -> None:
     cases, failed = sum(row.cases for row in report.rows), sum(len(row.failures) for row in report.rows)
     output.print(f"{failed} of {cases} cases failed" if failed else f"all {cases} cases are correct", end=" ")
     output.print(f"({sum(row.seconds for row in report.rows):.0f} s)")
+
+
+@app.command
+def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+    """Show what this machine has, which backends run on it, and the line to run for what is wrong.
+
+    Parameters
+    ----------
+    as_json
+        Print one JSON object.
+    """
+    from fastsnn.doctor import diagnose
+    from fastsnn.environment import read_environment
+
+    rows = diagnose(read_environment())
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        colors = {"ok": "green", "note": "yellow", "problem": "red"}
+        for row in rows:
+            advice = f" - {row.advice}" if row.advice else ""
+            table.add_row(row.name, f"[{colors[row.verdict]}]{row.verdict}[/]", escape(row.value + advice))
+        output.print(table)
+    if any(row.verdict == "problem" for row in rows):
+        sys.exit(FAILURE)
 
 
 class _TerminalMonitor(Monitor):

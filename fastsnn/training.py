@@ -166,6 +166,11 @@ class _Trainer:
         """Train the epochs that are left; save after each."""
         config, folder = self.config, self.folder
         folder.start(self.environment(), self.history)
+        sizes = [self.data.train_images.shape[1], *config.hidden, self.data.classes]
+        self.monitor.message(
+            f"{self.data.name}, {' -> '.join(map(str, sizes))} LIF neurons, T={config.T}: backend {self.backend.name}, "
+            f"{self.step_name} step, on {self.device} ({self.threads} threads)"
+        )
         self.monitor.start(folder.path, len(self.data.train_images), config.epochs, len(self.history))
         train_data = self.step.prepare(self.data.train_images, self.data.train_labels)
         test_data = self.step.prepare(self.data.test_images, self.data.test_labels)
