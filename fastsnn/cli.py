@@ -17,7 +17,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 import fastsnn
 from fastsnn.config import Config, read_yaml, recorded_config
@@ -196,7 +196,7 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        table = Table(box=None, pad_edge=False, show_header=False)
+        table = Table("finding", "verdict", Column("what was found", overflow="fold"), box=None, show_header=False)
         colors = {"ok": "green", "note": "yellow", "problem": "red"}
         for row in rows:
             advice = f" - {row.advice}" if row.advice else ""
