@@ -28,9 +28,9 @@ CHECKS = {
     "linear": layers.layer,
     "linear-random": layers.layer,
     "currents": layers.currents,
-    "repeat": layers.repeat,
     "rate-step": training.rate_step,
     "training": training.training,
+    "repeat": layers.repeat,
     "run": training.run,
 }
 """Group of cases -> the function that runs one."""
@@ -44,6 +44,7 @@ def verify(
     quick: bool = False,
     case: str | None = None,
     progress: Callable[[Row], None] = lambda row: None,
+    cases: Iterable[Case] | None = None,
 ) -> Report:
     """Run the cases on every backend and device of this machine, or on those that are named.
 
@@ -53,12 +54,15 @@ def verify(
         quick: run a part of each group.
         case: run this case alone.
         progress: called with each row before its cases run.
+        cases: run these, whatever ``quick`` and ``case`` say.
 
     Raises:
         ValueError: an unknown backend, device or case, or a case that the backend doesn't have.
         BackendUnavailable: the backend that was named can't run here.
     """
-    chosen = [_case(case)] if case else [known for known in CASES.values() if known.quick or not quick]
+    if cases is None:
+        cases = [_case(case)] if case else [known for known in CASES.values() if known.quick or not quick]
+    chosen = list(cases)
     targets, skipped = find_targets(backend, device)
     report = Report(quick, skipped=skipped, devices=sorted({target.device for target in targets}, key=str))
     for target in targets:

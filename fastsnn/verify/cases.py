@@ -260,10 +260,16 @@ def _repeats() -> list[Case]:
     ]
 
 
-CASES = {
-    case.name: case
-    for cases in (_lif(), _lif_shapes(), _threshold(), _linear(), _linear_random(), _currents(), _rate_steps(),
-                  _training(), _repeats())
-    for case in cases
-}  # fmt: skip
-"""Every case by its name, in the order in which they run."""
+GRID = (
+    *_lif(),
+    *_lif_shapes(),
+    *_threshold(),
+    *_linear(),
+    *_linear_random(),
+    *_currents(),
+    *_rate_steps(),
+    *_training(),
+    *_repeats(),
+)
+"""Every case, in the order in which they run."""
+CASES = {case.name: case for case in GRID}

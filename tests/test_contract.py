@@ -1,0 +1,139 @@
+"""The measurements that everything else is judged by: what is within a bound, what is not, and what they say."""
+
+import math
+
+import pytest
+import torch
+
+from fastsnn import LIFParameters
+from fastsnn.kernels import contract, reference
+from fastsnn.kernels.contract import Measurement, require
+
+NEURON = LIFParameters(tau=2.0).options()
+
+
+def test_require_names_the_tensor_the_index_and_both_values() -> None:
+    expected = torch.zeros(2, 3)
+    actual = expected.clone()
+    actual[1, 2] = 0.5
+    with pytest.raises(
+        AssertionError, match=r"C1 v: 0.5, allowed 0 \(1 of 6 values differ; \[1, 2\] is 0.5 instead of 0.0\)"
+    ):
+        require(contract.same_bits("spikes", expected, expected), contract.same_bits("v", actual, expected))
+
+
+def test_same_bits_sees_shape_dtype_and_nan() -> None:
+    one = torch.ones(2)
+    assert contract.same_bits("v", one, one).ok
+    assert contract.same_bits("v", -0.0 * one, 0.0 * one).ok
+    for other in (torch.ones(2, 1), torch.ones(2, dtype=torch.float64), one * math.nan, torch.nextafter(one, 2 * one)):
+        assert not contract.same_bits("v", other, one).ok
+        assert contract.same_bits("v", other, one).share == math.inf
+    assert contract.same_bits("v", torch.empty(0), torch.empty(0)).ok
+
+
+@pytest.mark.parametrize("error", [math.nan, math.inf])
+def test_an_error_that_is_not_finite_is_over_any_bound(error: float) -> None:
+    measurement = Measurement("C4", "weight", error, 1.0)
+    assert not measurement.ok
+    assert measurement.share == math.inf
+
+
+def test_share_is_the_part_of_the_bound_that_was_used() -> None:
+    assert Measurement("C4", "weight", 1e-6, 1e-5).share == pytest.approx(0.1)
+    assert Measurement("C1", "spikes", 0.0, 0.0).share == 0
+
+
+def test_close_judges_each_element_by_its_own_bound() -> None:
+    expected, bound = torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 1e-3], dtype=torch.float64)
+    assert contract.close("v", torch.tensor([0.9, 9e-4]), expected, bound, "C3").error == pytest.approx(0.9)
+    found = contract.close("v", torch.tensor([0.9, 2e-3]), expected, bound, "C3")
+    assert found.error == pytest.approx(2)
+    assert "[1] is" in found.where
+    assert contract.close("v", torch.zeros(2), expected, 0.0, "C3").ok
+    assert not contract.close("v", torch.full((2,), 1e-30), expected, 0.0, "C3").ok
+    assert not contract.close("v", torch.full((2,), math.nan), expected, bound, "C3").ok
+
+
+def test_gradient_error_is_bounded_by_the_floor_or_by_twice_eager() -> None:
+    exact = torch.ones(4, dtype=torch.float64)
+    assert contract.gradient_error("weight", exact.float() * (1 + 9e-6), exact).ok
+    off = exact.float() * (1 + 3e-5)
+    assert not contract.gradient_error("weight", off, exact).ok
+    assert contract.gradient_error("weight", off, exact, eager=exact.float() * (1 + 2e-5)).ok
+    assert not contract.gradient_error("weight", off, exact, eager=exact.float() * (1 + 1e-5)).ok
+    assert not contract.gradient_error("weight", None, exact).ok
+    assert not contract.gradient_error("weight", torch.ones(2, 2), exact).ok
+    assert not contract.gradient_error("weight", exact.float() * math.nan, exact).ok
+    assert contract.gradient_error("weight", (exact * (1 + 5e-4)).half(), exact).ok
+    assert not contract.gradient_error("weight", (exact * (1 + 5e-3)).half(), exact).ok
+    zero = torch.zeros(4, dtype=torch.float64)
+    assert contract.gradient_error("weight", None, zero).ok
+    assert not contract.gradient_error("weight", torch.full((4,), 1e-4), zero).ok
+
+
+def test_current_error_is_bounded_by_twice_torch_with_a_floor_of_a_few_ulp() -> None:
+    exact = torch.ones(4, dtype=torch.float64)
+    assert contract.current_error(exact * (1 + 4e-7), exact, exact.float()).ok
+    assert not contract.current_error(exact * (1 + 6e-7), exact, exact.float()).ok
+    assert contract.current_error(exact * (1 + 6e-7), exact, exact * (1 + 4e-7)).ok
+
+
+def test_losses_agree_within_the_bound() -> None:
+    losses = torch.tensor([0.1, 0.09])
+    assert contract.loss_error(losses, losses + 2e-5).ok
+    assert not contract.loss_error(losses, losses + torch.tensor([0, 4e-5])).ok
+    assert not contract.loss_error(losses[:1], losses).ok
+    assert not contract.loss_error(losses * math.nan, losses).ok
+
+
+def test_replay_of_the_reference_is_the_reference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    current = torch.randn(9, 5, generator=generator, dtype=torch.float64) + 1
+    for neuron in (NEURON, LIFParameters(tau=3.0, v_reset=-0.2, decay_input=False, surrogate="erf").options()):
+        inputs = [current.clone().requires_grad_() for _ in range(2)]
+        ours = reference.lif(inputs[0], **neuron)
+        theirs = contract.replay(inputs[1], None, ours[0], **neuron)
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
+        gradients = [
+            torch.autograd.grad(outputs[0].square().sum() + outputs[1].sum(), x)[0]
+            for outputs, x in zip((ours, theirs), inputs, strict=True)
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+def test_a_spike_may_differ_only_at_the_threshold() -> None:
+    """h = 1 - 2e-7 at the second neuron: fp32 may fire there, and nowhere else."""
+    current = torch.tensor([[1.0, 2 - 4e-7, 3.0]], dtype=torch.float64)
+    for spikes, ok, explained in (
+        ([0, 0, 1], True, 0),
+        ([0, 1, 1], True, 1),
+        ([1, 0, 1], False, 0),
+        ([0, 1, 0], False, 1),
+    ):
+        recorded = torch.tensor([spikes], dtype=torch.float32)
+        membrane = contract.replay(current, None, recorded, **NEURON)[2]
+        found = contract.spikes_at_threshold(recorded, membrane, contract.membrane_bound(membrane, **NEURON), 1.0)
+        assert (found.ok, found.explained) == (ok, explained)
+    assert not contract.spikes_at_threshold(recorded / 2, membrane, torch.ones(1, 3), 1.0).ok
+    assert not contract.spikes_at_threshold(recorded[0], membrane, torch.ones(1, 3), 1.0).ok
+
+
+def test_membrane_bound_sums_decayed_errors() -> None:
+    """tau = 2: each step adds 4 eps |h| and half of 4 eps of the current's magnitude, and halves what was there."""
+    membrane = torch.tensor([[1.0], [0.5]], dtype=torch.float64)
+    eps = contract.EPS
+    bound = contract.membrane_bound(membrane, **NEURON)
+    assert bound.flatten().tolist() == pytest.approx([4 * eps, 4 * eps * (0.5 + 0.5)])
+    magnitude = torch.full((2, 1), 3.0, dtype=torch.float64)
+    bound = contract.membrane_bound(membrane, magnitude, 1e-3, **NEURON)
+    assert bound.flatten().tolist() == pytest.approx([4 * eps + 6e-3, 4 * eps + 9e-3])
+    whole = contract.membrane_bound(membrane[:1], magnitude[:1], 1e-3, **NEURON | {"decay_input": False})
+    assert whole.item() == pytest.approx(4 * eps + 12e-3)
+
+
+def test_product_magnitude_counts_every_term() -> None:
+    x, weight, bias = torch.tensor([[[2.0, -1.0]]]), torch.tensor([[-3.0, 1.0]]), torch.tensor([-0.5])
+    assert contract.product_magnitude(x, weight, bias).tolist() == [[[7.5]]]
+    assert contract.product_magnitude(x, weight, None).tolist() == [[[7.0]]]

@@ -1,0 +1,293 @@
+"""``fastsnn verify``: its cases, what it runs where, its report, its command, and every backend of this machine.
+
+That each check can fail is the subject of ``tests/test_verify_broken.py``.
+"""
+
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fastsnn import backends, cli, verify
+from fastsnn.backends import Backend
+from fastsnn.errors import BackendUnavailable
+from fastsnn.kernels import reference
+from fastsnn.kernels.reference import SURROGATES
+from fastsnn.verify import CASES, CHECKS, Target
+from fastsnn.verify.cases import GRID, draw
+
+CPU = torch.device("cpu")
+
+SELECTION = [
+    "lif-hard-decay-attached-tau2-atan",
+    "lif-soft-whole-detached-tau3.7-erf",
+    "lif-rest-decay-attached-tau3.7-rectangle",
+    "lif-primes",
+    "lif-T131",
+    "lif-empty",
+    "lif-bf16",
+    "threshold-atan",
+    "threshold-soft_sign",
+    "linear-hard-decay-attached-tau2",
+    "linear-soft-whole-attached-tau3.7",
+    "linear-random-primes",
+    "linear-random-strided",
+    "linear-random-uint8",
+    "linear-random-T131",
+    "linear-random-empty",
+    "currents-K61",
+    "rate-step-one-step",
+    "rate-step-hard-whole-detached-tau3.7",
+    "training-fused-short-sgd",
+    "repeat-layer",
+    "run-fused",
+]
+"""At least one case of each group, for the test suite."""
+
+
+@pytest.mark.parametrize("backend", backends.NAMES)
+def test_this_machine_keeps_the_contract(backend: str) -> None:
+    device = torch.device("cuda:0" if torch.cuda.is_available() and backend != "numba" else "cpu")
+    if backend == "cupy" and device.type == "cpu":
+        pytest.skip("needs a CUDA device, and this machine has none")
+    report = verify.verify(backend, str(device), cases=[CASES[name] for name in SELECTION])
+    assert [str(failure) for row in report.rows for failure in row.failures] == []
+    assert sum(row.cases for row in report.rows) >= 12
+
+
+def test_the_selection_of_this_file_has_every_group() -> None:
+    assert {CASES[name].group for name in SELECTION} >= set(CHECKS) - {"lif-shapes"}
+
+
+def test_names_are_unique_and_groups_stand_together() -> None:
+    assert len(CASES) == len(GRID)
+    groups = [case.group for case in GRID]
+    assert list(dict.fromkeys(groups)) == list(CHECKS)
+    assert sum(a != b for a, b in itertools.pairwise(groups)) == len(CHECKS) - 1
+    assert all(name.startswith(case.group.removesuffix("-shapes")) for name, case in CASES.items())
+
+
+def test_the_grid_holds_every_neuron_with_every_surrogate_and_odd_shapes() -> None:
+    neurons = Counter(
+        (n.v_reset, n.decay_input, n.detach_reset, n.tau == 2, n.surrogate)
+        for n in (case.neuron for case in GRID if case.group == "lif")
+    )
+    assert len(neurons) == 3 * 2 * 2 * 2 * 6
+    quick = [case for case in GRID if case.quick]
+    assert {case.group for case in quick} == set(CHECKS)
+    lif = [case.neuron for case in quick if case.group == "lif"]
+    assert len({(n.v_reset, n.decay_input, n.detach_reset, n.tau) for n in lif}) == len(lif) == 24
+    assert Counter(n.surrogate for n in lif) == dict.fromkeys(SURROGATES, 4)
+    for group in ("lif-shapes", "linear-random"):
+        cases = [case for case in quick if case.group == group]
+        assert {1, 131} <= {case.T for case in cases}
+        assert {0, 1} <= {case.B for case in cases}
+        assert max(case.N for case in cases) > 128
+        assert any(case.strided for case in cases)
+        assert {torch.float32, torch.float16} <= {case.dtype for case in cases}
+
+
+@pytest.mark.parametrize("group", ["lif", "lif-shapes", "linear", "linear-random"])
+def test_neurons_are_neither_silent_nor_saturated(group: str) -> None:
+    for case in GRID:
+        if case.group != group or not case.small or case.T * case.B * case.N < 30:
+            continue
+        x, weight, bias, v_init, *_ = draw(case)
+        current = x.float() if weight is None else F.linear(x.to(weight.dtype), weight, bias).float()
+        spikes, v, _ = reference.lif(current, v_init, **case.neuron.options())
+        assert 0.05 < spikes.mean() < 0.95, case.name
+        assert v.unique().numel() > 1, case.name
+
+
+def test_inputs_depend_on_the_name_alone() -> None:
+    first, second = (draw(CASES["linear-random-primes"]) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if a is not None)
+    other = draw(CASES["linear-random-blocks"])
+    assert not torch.equal(first.x[0, 0, :9], other.x[0, 0, :9])
+    assert not draw(CASES["linear-random-strided"]).x.is_contiguous()
+
+
+def test_exact_currents_are_exact() -> None:
+    """In any order: as they are, reversed, and in float64."""
+    for case in (case for case in GRID if case.dyadic and case.group == "linear"):
+        x, weight, bias, *_ = draw(case)
+        currents = [F.linear(x, weight, bias), F.linear(x.flip(-1), weight.flip(-1), bias)]
+        exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        assert all(torch.equal(current.double(), exact) for current in currents)
+
+
+def torch_target(name: str = "torch", mode: str = "cpu", **parts: Any) -> Target:
+    sound = backends.load("torch")
+    return Target(Backend(name, parts.get("lif", sound.lif), sound.linear_lif, parts.get("rate_step")), CPU, mode)
+
+
+@pytest.mark.parametrize(
+    ("case", "target", "reason"),
+    [
+        ("rate-step-T33", torch_target(), "no fused training step"),
+        ("training-fused-sgd", torch_target(), "no fused training step"),
+        ("currents-K61", torch_target(), "the yardstick"),
+        ("lif-half-a-million", torch_target("triton", "interpreter"), "too large for Triton's interpreter"),
+        ("threshold-erf", torch_target("cupy", "gpu"), "no CUDA code for the surrogate erf"),
+        ("lif-bf16", torch_target("cupy", "gpu"), "half precision"),
+    ],
+)
+def test_what_is_left_out_says_why(case: str, target: Target, reason: str) -> None:
+    (row,) = verify.check(target, [CASES[case]])
+    assert row.cases == 0
+    assert row.ok
+    (found,) = row.left_out
+    assert reason in found
+
+
+def test_a_named_case_runs_in_the_interpreter_whatever_its_size() -> None:
+    big = CASES["lif-half-a-million"]
+    target = torch_target("triton", "interpreter", lif=lambda *tensors, **neuron: 1 / 0)
+    (row,) = verify.check(target, [big], named=True)
+    assert (row.cases, len(row.failures)) == (1, 1)
+    assert row.failures[0].command == (
+        "TRITON_INTERPRET=1 fastsnn verify --backend triton --device cpu --case lif-half-a-million"
+    )
+
+
+def test_half_precision_may_be_refused_by_name_and_nothing_else_may() -> None:
+    def refusing(*tensors: Any, **neuron: Any) -> Any:
+        raise TypeError("current has dtype bfloat16; allowed: float32")
+
+    half, single = CASES["lif-bf16"], CASES["lif-one"]
+    rows = list(verify.check(torch_target("numba", lif=refusing), [half, single]))
+    assert [dict(row.left_out) for row in rows] == [{"current has dtype bfloat16; allowed: float32": 1}]
+    assert [failure.case for row in rows for failure in row.failures] == ["lif-one"]
+
+
+def test_backends_that_cannot_run_are_skipped_or_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = {"cupy": "no CuPy", "triton": "no Triton"}
+    sound = backends.load("torch")
+    monkeypatch.setattr(backends, "unusable", lambda name, device: reasons.get(name))
+    monkeypatch.setattr(backends, "load", lambda name: Backend(name, sound.lif, sound.linear_lif))
+    report = verify.verify(device="cpu", cases=[CASES["lif-one"]])
+    assert {row.backend for row in report.rows} == {"torch", "numba"}
+    assert [(skipped.backend, skipped.reason) for skipped in report.skipped] == [
+        ("cupy", "no CuPy"),
+        ("triton", "no Triton"),
+    ]
+    with pytest.raises(BackendUnavailable, match="backend cupy cannot run: no CuPy"):
+        verify.verify("cupy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "jax"}, "backend is 'jax'; allowed: torch, cupy, triton, numba"),
+        ({"device": "tpu"}, "device is 'tpu'; allowed: cpu, cuda, cuda:N"),
+        ({"device": "mps"}, "device is 'mps'; allowed: cpu, cuda, cuda:N"),
+        ({"case": "lif-on"}, "case is 'lif-on'; allowed: lif-one, lif-one-step$"),
+        ({"case": "threshold-step"}, "allowed: threshold-atan, .*threshold-rectangle$"),
+        ({"case": "currents-K61", "backend": "torch", "device": "cpu"}, "nothing to run here; torch: .*yardstick"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        verify.verify(**arguments)  # type: ignore[arg-type]
+
+
+def test_report_as_json() -> None:
+    report = verify.verify("torch", "cpu", cases=[CASES["lif-one"], CASES["repeat-layer"], CASES["rate-step-T33"]])
+    found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert found["schema"] == verify.SCHEMA
+    assert found["ok"] is True
+    assert found["machine"].keys() == {"system", "cpu", "threads", "cuda", "gpus"}
+    assert {"fastsnn", "python", "torch"} <= found["versions"].keys()
+    lif, repeat, left_out = found["rows"]
+    assert (lif["backend"], lif["device"], lif["mode"], lif["group"]) == ("torch", "cpu", "cpu", "lif-shapes")
+    assert (lif["cases"], lif["ok"], lif["worst"]["case"]) == (1, True, "lif-one")
+    assert repeat["worst"] | {"case": "", "what": ""} == {
+        "promise": "C6",
+        "error": 0,
+        "bound": 0,
+        "case": "",
+        "what": "",
+    }
+    assert (left_out["cases"], list(left_out["left_out"].values())) == (0, [1])
+
+
+def command(*arguments: str) -> int:
+    """The exit status of ``fastsnn verify`` in this process."""
+    before, sys.argv = sys.argv, ["fastsnn", "verify", *arguments]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_command_prints_a_row_per_group_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "card.json"
+    assert command("--backend", "torch", "--device", "cpu", "--case", "lif-primes", "--json", str(path)) == 0
+    text = capsys.readouterr().out
+    assert "torch" in text
+    assert "lif-shapes" in text
+    assert "all 1 cases are correct" in text
+    assert json.loads(path.read_text())["rows"][0]["worst"]["case"] == "lif-primes"
+
+
+def test_command_on_a_broken_backend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 1, and a command that runs the failed case alone; an error that is not finite is null in the JSON."""
+    sound, calls = backends.load("torch"), []
+
+    def broken(current: torch.Tensor, v_init: Any = None, **neuron: Any) -> Any:
+        calls.append(current.shape)
+        spikes, v = sound.lif(current, v_init, **neuron)
+        return spikes, v + torch.nan
+
+    monkeypatch.setattr(backends, "load", lambda name: Backend(name, broken, sound.linear_lif))
+    path = tmp_path / "card.json"
+    assert command("--backend", "torch", "--device", "cpu", "--case", "lif-T131", "--json", str(path)) == 1
+    text = capsys.readouterr().out
+    assert "FAIL torch on cpu: lif-T131: C1 v" in text
+    assert "1 of 1 cases failed" in text
+    row = json.loads(path.read_text())["rows"][0]
+    assert (row["ok"], row["worst"]["error"]) == (False, None)
+    (again,) = [line.partition("again: ")[2] for line in text.splitlines() if "again: " in line]
+    assert row["failures"][0]["command"] == again
+    before = len(calls)
+    assert command(*shlex.split(again)[2:]) == 1
+    assert set(calls[before:]) == {(131, 2, 13)}
+
+
+def test_command_names_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--case", "nothing") == 2
+    assert command("--json", str(tmp_path / "no" / "card.json")) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "case is 'nothing'; allowed: lif-hard-decay-attached-tau2-atan, " in lines[0]
+    assert "json is " in lines[1]
+
+
+def test_command_for_a_backend_that_cannot_run() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU, where triton runs only on request")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    found = subprocess.run(
+        [sys.executable, "-m", "fastsnn", "verify", "--backend", "triton"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert len(found.stderr.splitlines()) == 1
+    assert "TRITON_INTERPRET=1" in found.stderr
