@@ -10,6 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,23 @@ def test_lif_node_launches_the_kernels_that_it_was_given() -> None:
     assert node.backward_kernel.check_attributes(**own)
     for changed in ({"detach_reset": True}, {"dtype": "float"}, {"surrogate_function": len}):
         assert not node.backward_kernel.check_attributes(**own | changed)
+
+
+def test_backward_is_launched_on_torchs_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """autograd calls it in another thread, where a stream that forward made CuPy's current one is not."""
+    events: list[Any] = []
+
+    @contextmanager
+    def stream(device: torch.device) -> Iterator[None]:
+        events.append(device)
+        yield
+        events.append("left")
+
+    monkeypatch.setattr(spikingjelly, "_torch_stream", stream)
+    launcher = spikingjelly.lif_node(torch.float32, backend="torch", **neuron()).backward_kernel
+    launcher.kernel = lambda *arguments: events.append("launched")
+    launcher((1,), (1,), {"h_seq": torch.zeros(1, device="meta")})
+    assert events == [torch.device("meta"), "launched", "left"]
 
 
 @needs_cupy
