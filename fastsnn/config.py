@@ -117,8 +117,9 @@ class Config:
                     raise ValueError(f"{name} is {value}; allowed: {least} or more")
         if self.seed > 2**64 - 1:
             raise ValueError(f"seed is {self.seed}; allowed: 0 to 2**64 - 1")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr is {self.lr}; allowed: a finite number more than 0")
+        if not 0 < self.lr <= 1e37:
+            # Adam's first step size, lr / (1 - beta1), must be a float32.
+            raise ValueError(f"lr is {self.lr}; allowed: more than 0, up to 1e37")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; allowed: 0 or more and less than 1")
         if self.device not in ("auto", "cpu", "cuda") and not _is_cuda_index(self.device):

@@ -1,8 +1,10 @@
 """Training a network of LIF neurons: read :func:`train` from top to bottom."""
 
-import math
 import os
+import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +20,7 @@ from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
 from fastsnn.layers import LinearLIF
 from fastsnn.monitor import EpochMetrics, Monitor
+from fastsnn.progress import Progress, mean_over_samples
 from fastsnn.runs import Run
 from fastsnn.steps import AutogradStep
 
@@ -36,31 +39,6 @@ class History:
     epochs: list[EpochMetrics] = field(default_factory=list)
 
 
-@dataclass
-class Progress:
-    """Where training stands: the next epoch and, within it, the losses and correct answers of the steps done."""
-
-    epoch: int = 1
-    losses: list[Tensor] = field(default_factory=list)
-    correct: list[Tensor] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "losses": torch.cat(self.losses).cpu() if self.losses else torch.zeros(0),
-            "correct": torch.cat(self.correct).cpu() if self.correct else torch.zeros(0, dtype=torch.int64),
-            "seconds": self.seconds,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Progress":
-        return cls(state["epoch"], [state["losses"]], [state["correct"]], state["seconds"])
-
-    def steps(self) -> int:
-        return sum(len(losses) for losses in self.losses)
-
-
 def train(config: Config | None = None, *, resume: Path | None = None, monitor: Monitor | None = None) -> History:
     """Train as ``config`` says (or go on with the run folder ``resume``) and return each epoch's metrics.
 
@@ -70,7 +48,7 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     monitor = monitor or Monitor()
     group = Group.from_environment()
     run = Run.reopen(resume, config, writable=group.leader) if resume else Run.create(config or Config(), group.leader)
-    with run:
+    with run, _settings_kept():
         trainer = _Trainer(run, monitor, group)
         try:
             return trainer.run_epochs()
@@ -83,21 +61,30 @@ def evaluate(
 ) -> dict[str, Any]:
     """Loss and accuracy of a run's last checkpoint on its test set; by default computed as in training.
 
-    The keys of the result are run, epoch, test_loss, test_accuracy (0 to 1), test_seconds, backend, step, device.
+    With another device and no backend named, the backend is the fastest there. The keys of the result are run, epoch
+    and steps (epochs done, and optimizer steps of the next one), test_loss, test_accuracy (0 to 1), test_seconds,
+    backend, step, device.
     """
-    with Run.reopen(run, writable=False) as opened:
+    with Run.reopen(run, writable=False) as opened, _settings_kept():
         if opened.checkpoint is None:
             raise RunFolderError(f"{run} has no checkpoint yet: it has no last.pt")
-        changes: dict[str, Any] = {"step": "auto"} if backend else {}
-        for name, value in (("backend", backend), ("device", device), ("data_dir", data_dir)):
-            if value is not None:
-                changes[name] = value
-        opened.config = replace(opened.config, **changes)
+        config = opened.config
+        changes: dict[str, Any] = {"threads": min(config.threads or 1, cores())}
+        if data_dir is not None:
+            changes["data_dir"] = data_dir
+        if device is not None:
+            changes |= {"device": device, "backend": "auto", "step": "auto"}
+            changes |= {} if device.startswith("cuda") else {"amp": "off"}
+        if backend is not None:
+            changes |= {"backend": backend, "step": "auto"}
+        opened.config = replace(config, **changes)
         trainer = _Trainer(opened, Monitor(), Group())
-        loss, accuracy, seconds = trainer.test()
+        with _memory_explained(trainer.device, "free some, or use another --device"):
+            loss, accuracy, seconds = trainer.test()
         return {
             "run": str(run),
             "epoch": len(trainer.history),
+            "steps": trainer.progress.steps,
             "test_loss": loss,
             "test_accuracy": accuracy,
             "test_seconds": seconds,
@@ -122,13 +109,36 @@ def permutation(seed: int, epoch: int, samples: int) -> Tensor:
     return torch.randperm(samples, generator=generator)
 
 
-def use_threads(threads: int | None) -> int:
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_threads(threads: int | None, backend: str) -> int:
     """Compute on ``threads`` CPU threads (default all cores) and return how many that is."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads is not None and threads > cores:
-        raise ValueError(f"threads is {threads}; allowed: 1 to {cores}, the cores of this machine")
-    torch.set_num_threads(threads or cores)
-    return threads or cores
+    available = cores()
+    if threads is None or (backend == "numba" and threads > available):
+        # Numba's results don't depend on the number of threads, so its runs go on anywhere.
+        threads = available
+    if threads > available:
+        raise ValueError(f"threads is {threads}; allowed: 1 to {available}, the cores of this machine")
+    torch.set_num_threads(threads)
+    if backend == "numba":
+        import numba
+
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    return threads
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Give the caller back the settings of torch that a run changes for the whole process."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 class _Trainer:
@@ -137,12 +147,16 @@ class _Trainer:
     def __init__(self, run: Run, monitor: Monitor, group: Group) -> None:
         self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
-        self.threads = use_threads(config.threads)
         self.device = backends.choose_device() if config.device == "auto" else torch.device(config.device)
         if group.size > 1 and self.device.type == "cuda":
             self.device = torch.device("cuda", group.local_rank)
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
+        self.threads = use_threads(config.threads, self.backend.name)
+        if config.deterministic and self.device.type == "cuda":
+            # cuBLAS reads it when it is first used.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
         if self.backend.name == "numba":
             numba.set_num_threads(self.threads)
         self.data = data.load(config.dataset, config.data_dir).first(config.train_samples, config.test_samples)
@@ -164,83 +178,67 @@ class _Trainer:
 
     def run_epochs(self) -> History:
         """Train the epochs that are left; save after each."""
-        config, folder = self.config, self.folder
+        config, folder, done = self.config, self.folder, len(self.history)
         folder.start(self.environment(), self.history)
-        sizes = [self.data.train_images.shape[1], *config.hidden, self.data.classes]
-        self.monitor.message(
-            f"{self.data.name}, {' -> '.join(map(str, sizes))} LIF neurons, T={config.T}: backend {self.backend.name}, "
-            f"{self.step_name} step, on {self.device} ({self.threads} threads)"
-        )
-        self.monitor.start(folder.path, len(self.data.train_images), config.epochs, len(self.history))
-        train_data = self.step.prepare(self.data.train_images, self.data.train_labels)
-        test_data = self.step.prepare(self.data.test_images, self.data.test_labels)
-        while self.progress.epoch <= config.epochs:
-            train_loss, train_accuracy = self._train_epoch(train_data)
-            seconds = self.progress.seconds
-            test_loss, test_accuracy, test_seconds = self.test(test_data)
-            metrics = EpochMetrics(
-                self.progress.epoch,
-                train_loss,
-                train_accuracy,
-                test_loss,
-                test_accuracy,
-                seconds,
-                test_seconds,
-                len(self.data.train_images) / seconds,
-            )
-            self.history.append(metrics)
-            self.progress = Progress(self.progress.epoch + 1)
-            best = test_accuracy >= max(row.test_accuracy for row in self.history)
-            folder.save_epoch(self._state(), self.history, best)
-            self.monitor.epoch(metrics)
+        if done < config.epochs:
+            self.monitor.start(folder.path, len(self.data.train_images), config.epochs, done)
+        else:
+            self.monitor.message(f"all {done} epochs are done; a larger --epochs goes on")
+        advice = f"lower --batch-size (now {config.batch_size}) or -T (now {config.T})"
+        with _memory_explained(self.device, advice):
+            train_data = self.step.prepare(self.data.train_images, self.data.train_labels)
+            test_data = self.step.prepare(self.data.test_images, self.data.test_labels)
+            while self.progress.epoch <= config.epochs:
+                self._run_epoch(train_data, test_data)
         return History(folder.path, self.backend.name, self.step_name, str(self.device), self.history)
 
-    def _train_epoch(self, train_data: Any) -> tuple[float, float]:
-        """The rest of the current epoch; returns its mean loss and accuracy over all its samples."""
+    def _run_epoch(self, train_data: Any, test_data: Any) -> None:
+        """What is left of the current epoch, the test after it, and everything that is saved then."""
+        self._train_epoch(train_data)
+        samples, epoch, seconds = len(self.data.train_images), self.progress.epoch, self.progress.seconds
+        train_result = self.progress.result(samples, self.config.batch_size)
+        test_loss, test_accuracy, test_seconds = self.test(test_data)
+        speed = samples / seconds
+        metrics = EpochMetrics(epoch, *train_result, test_loss, test_accuracy, seconds, test_seconds, speed)
+        self.history.append(metrics)
+        self.progress = Progress(epoch + 1)
+        best = metrics.test_accuracy >= max(row.test_accuracy for row in self.history)
+        self.folder.save_epoch(self._state(), self.history, best)
+        self.monitor.epoch(metrics)
+
+    def _train_epoch(self, train_data: Any) -> None:
+        """The steps of the current epoch that are left."""
         config, progress = self.config, self.progress
         samples, batch = len(self.data.train_images), config.batch_size
         order = permutation(config.seed, progress.epoch, samples).to(self.device)
-        position = progress.steps() * batch
         # A few steps a call keep the fused steps busy; between calls progress is shown and a signal is answered.
         chunk = batch * (8 if self.step_name == "fused" else 1)
-        shown, loss_sum, correct_sum, seen = time.perf_counter(), 0.0, 0, 0
+        position = min(progress.steps * batch, samples)
         started = time.perf_counter() - progress.seconds
-        while position < samples:
+        shown = time.perf_counter()
+        while True:
+            progress.seconds = time.perf_counter() - started
+            if stop_signal := self.group.highest(self.monitor.stop_signal or 0, self.device):
+                self._stop(stop_signal, position)
+            if position == samples:
+                return
             ids = order[position : position + chunk]
-            losses, correct = self._guarded(self.step.train, train_data, ids, progress.epoch, batch)
-            progress.losses.append(losses)
-            progress.correct.append(correct)
+            progress.add(*self.step.train(train_data, ids, progress.epoch, batch))
             position += len(ids)
-            if self.device.type == "cpu" or position >= samples or time.perf_counter() - shown > 0.5:
+            if self.device.type == "cpu" or position == samples or time.perf_counter() - shown > 0.5:
                 shown = time.perf_counter()
-                progress.seconds = shown - started
-                self._check_finite()
-                new = progress.losses[seen:]
-                loss_sum += math.fsum(float(part.sum()) for part in new)
-                correct_sum += sum(int(part.sum()) for part in progress.correct[seen:])
-                seen = len(progress.losses)
-                steps = progress.steps()
-                self.monitor.batches(progress.epoch, position, loss_sum / steps, correct_sum / position)
-            stop_signal = self.group.highest(self.monitor.stop_signal or 0, self.device)
-            if stop_signal and position < samples:
-                self._stop(stop_signal, time.perf_counter() - started)
-        progress.seconds = time.perf_counter() - started
-        sizes = torch.full((progress.steps(),), batch, dtype=torch.float64)
-        sizes[-1] = samples - (len(sizes) - 1) * batch
-        losses, correct = (torch.cat([part.cpu() for part in parts]) for parts in (progress.losses, progress.correct))
-        return float((losses.double() * sizes).sum() / samples), int(correct.sum()) / samples
+                self._collect()
+                loss, accuracy = progress.loss_sum / progress.steps, progress.correct_sum / position
+                self.monitor.batches(progress.epoch, position, loss, accuracy)
 
     def test(self, test_data: Any = None) -> tuple[float, float, float]:
         """Loss and accuracy on the test set, and the seconds they took."""
         if test_data is None:
             test_data = self.step.prepare(self.data.test_images, self.data.test_labels)
         started = time.perf_counter()
-        losses, correct = self._guarded(self.step.evaluate, test_data, EVALUATION_BATCH)
-        samples = len(self.data.test_images)
-        sizes = torch.full((len(losses),), EVALUATION_BATCH, dtype=torch.float64)
-        sizes[-1] = samples - (len(losses) - 1) * EVALUATION_BATCH
-        loss = float((losses.cpu().double() * sizes).sum() / samples)
-        return loss, int(correct.sum()) / samples, time.perf_counter() - started
+        losses, correct = self.step.evaluate(test_data, EVALUATION_BATCH)
+        loss, accuracy = mean_over_samples(losses, correct, len(self.data.test_images), EVALUATION_BATCH)
+        return loss, accuracy, time.perf_counter() - started
 
     def environment(self) -> dict[str, Any]:
         """What the bits of a run depend on besides its options."""
@@ -316,33 +314,44 @@ class _Trainer:
             "progress": self.progress.state(),
         }
 
-    def _stop(self, stop_signal: int, seconds: float) -> None:
-        self.progress.seconds = seconds
-        self._check_finite()
+    def _stop(self, stop_signal: int, position: int) -> None:
+        self._collect()
         self.folder.save(self._state(), self.history)
         raise Interrupted(
-            f"stopped in epoch {self.progress.epoch} and saved; go on with: fastsnn train --resume {self.folder.path}",
+            f"stopped in epoch {self.progress.epoch} after {position:,} images and saved; go on with: "
+            f"fastsnn train --resume {shlex.quote(str(self.folder.path))}",
             stop_signal,
         )
 
-    def _check_finite(self) -> None:
-        losses = torch.cat([part.cpu() for part in self.progress.losses])
-        if not (bad := (~losses.isfinite()).nonzero()).numel():
+    def _collect(self) -> None:
+        """Fetch the last steps' losses; raises TrainingDiverged where they or the weights are NaN or infinite.
+
+        A spike is 0 or 1 even from a NaN, so a network that diverged keeps a finite loss: its weights tell.
+        """
+        losses = self.progress.collect()
+        self.step.sync()
+        finite = losses.isfinite()
+        if finite.all() and all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             return
-        step = int(bad[0]) + 1
+        what, step = "weights", self.progress.steps
+        if not finite.all():
+            what, step = "loss", step - len(losses) + int(finite.logical_not().nonzero()[0]) + 1
+        kept = self.folder.path / "last.pt"
         raise TrainingDiverged(
-            f"the loss became {float(losses[step - 1])} in epoch {self.progress.epoch}, step {step}; the last good "
-            f"checkpoint is kept in {self.folder.path}: lower --lr (now {self.config.lr})"
+            f"the {what} became NaN or infinite in epoch {self.progress.epoch}, step {step}: lower --lr (now "
+            f"{self.config.lr})" + (f"; the last good checkpoint is kept in {kept}" if kept.exists() else "")
         )
 
-    def _guarded(self, function: Any, *args: Any) -> Any:
-        try:
-            return function(*args)
-        except torch.OutOfMemoryError as error:
-            config = self.config
-            raise FastSNNError(
-                f"{self.device} ran out of memory: lower --batch-size (now {config.batch_size}) or -T (now {config.T})"
-            ) from error
+
+@contextmanager
+def _memory_explained(device: torch.device, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU torch raises a plain RuntimeError.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        raise FastSNNError(f"{device} ran out of memory: {advice}") from error
 
 
 def _optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
