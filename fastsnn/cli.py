@@ -151,14 +151,14 @@ def verify(
         report = harness.verify(
             backend, device, quick, case, lambda row: status.update(f"{row.backend} on {row.device}: {row.group}")
         )
-    _print_verification(report)
+    _print_verification(report, with_traceback=case is not None)
     if json_file is not None:
         json_file.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     if not report.ok:
         sys.exit(FAILURE)
 
 
-def _print_verification(report: "Report") -> None:
+def _print_verification(report: "Report", with_traceback: bool) -> None:
     columns = "backend", "device", "group", "cases", "worst / allowed", "explained", "verdict"
     table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
     for row in report.rows:
@@ -175,6 +175,8 @@ def _print_verification(report: "Report") -> None:
         for failure in row.failures:
             output.print(f"FAIL {row.backend} on {row.device}: {failure.case}: {failure.message}", markup=False)
             output.print(f"  again: {failure.command}", markup=False)
+            if with_traceback and failure.traceback:
+                output.print(failure.traceback, markup=False)
     cases, failed = sum(row.cases for row in report.rows), sum(len(row.failures) for row in report.rows)
     output.print(f"{failed} of {cases} cases failed" if failed else f"all {cases} cases are correct", end=" ")
     output.print(f"({sum(row.seconds for row in report.rows):.0f} s)")

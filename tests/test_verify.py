@@ -268,6 +268,21 @@ def test_command_on_a_broken_backend(
     assert set(calls[before:]) == {(131, 2, 13)}
 
 
+def test_command_shows_the_traceback_of_a_named_case(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crashing(current: torch.Tensor, v_init: Any = None, **neuron: Any) -> Any:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(backends, "load", lambda name: Backend(name, crashing, crashing))
+    path = tmp_path / "card.json"
+    assert command("--backend", "torch", "--device", "cpu", "--case", "lif-one", "--json", str(path)) == 1
+    text = capsys.readouterr().out
+    assert "lif-one: RuntimeError: no kernel image" in text
+    assert "in crashing" in text
+    assert "in crashing" not in path.read_text()
+
+
 def test_command_names_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--case", "nothing") == 2
     assert command("--json", str(tmp_path / "no" / "card.json")) == 2

@@ -7,6 +7,7 @@ are fed to every check.
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
@@ -140,7 +141,8 @@ def _run(case: Case, target: Target, row: Row) -> None:
             row.left_out[message] += 1
         else:
             row.cases += 1
-            row.failures.append(Failure(case.name, f"{type(error).__name__}: {message}", rerun))
+            trace = "".join(traceback.format_exception(error))
+            row.failures.append(Failure(case.name, f"{type(error).__name__}: {message}", rerun, trace))
 
 
 def _case(name: str) -> Case:

@@ -24,6 +24,11 @@ class Failure:
     case: str
     message: str
     command: str
+    traceback: str = ""
+    """Of an exception; it has paths of this machine, so it is shown and not written to the JSON."""
+
+    def to_dict(self) -> dict[str, str]:
+        return {"case": self.case, "message": self.message, "command": self.command}
 
 
 @dataclass
@@ -82,7 +87,7 @@ class Row:
             "explained": self.explained,
             "seconds": round(self.seconds, 2),
             "ok": self.ok,
-            "failures": [vars(failure) for failure in self.failures],
+            "failures": [failure.to_dict() for failure in self.failures],
         }
 
 
