@@ -59,7 +59,7 @@ def lif(current: Tensor, v_init: Tensor | None = None, **neuron: Any) -> tuple[T
     """
     _check(current, neuron["surrogate"])
     if not current[0].numel():
-        return current.clone(), (current[0] if v_init is None else v_init).clone()
+        return current.clone(), (current[0].float() if v_init is None else v_init).clone()
     spikes, v = _run(current, v_init, **neuron)
     return spikes, v
 
@@ -97,7 +97,7 @@ def _run(current: Tensor, v_init: Tensor | None, **neuron: Any) -> tuple[Tensor,
     with _torch_stream(current.device):
         spikes = node(current.reshape(len(current), -1))
     v = node.v.reshape(current.shape[1:])
-    return spikes.reshape(current.shape), v.float() if current.dtype == torch.float16 else v
+    return spikes.reshape(current.shape), v.float()
 
 
 def lif_node(
@@ -118,9 +118,10 @@ def lif_node(
     every new module is, which is the only mode in which LIFNode runs its kernels, with or without gradients.
     """
     modules = library()
-    function = getattr(modules.surrogates, SURROGATES[surrogate])(alpha)
+    # LIFNode asserts that its numbers are floats, and an integer alpha would make the invalid C literal "2f".
+    function = getattr(modules.surrogates, SURROGATES[surrogate])(float(alpha))
     node = modules.neurons.LIFNode(
-        tau=float(tau),  # LIFNode asserts that its numbers are floats
+        tau=float(tau),
         decay_input=decay_input,
         v_threshold=float(v_threshold),
         v_reset=None if v_reset is None else float(v_reset),

@@ -167,6 +167,13 @@ def test_lif_node_launches_the_kernels_that_it_was_given() -> None:
         assert not node.backward_kernel.check_attributes(**own | changed)
 
 
+def test_integers_become_floats() -> None:
+    options = neuron(surrogate="sigmoid") | {"tau": 2, "v_threshold": 1, "v_reset": 0, "alpha": 4}
+    node = spikingjelly.lif_node(torch.float32, backend="torch", **options)
+    assert [type(value) for value in (node.tau, node.v_threshold, node.v_reset)] == [float] * 3
+    assert "expf(- (4.0f) * over_th)" in node.backward_kernel.kernel.full_codes
+
+
 def test_backward_is_launched_on_torchs_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """autograd calls it in another thread, where a stream that forward made CuPy's current one is not."""
     events: list[Any] = []
