@@ -1,4 +1,4 @@
-"""The ``fastsnn`` command: the only module that prints."""
+"""The ``fastsnn`` command: this module and ``terminal`` are the only ones that print."""
 
 import json
 import os
@@ -9,20 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 import fastsnn
 from fastsnn.config import Config, read_yaml, recorded_config
 from fastsnn.errors import Interrupted
-from fastsnn.monitor import EpochMetrics, Monitor
+from fastsnn.terminal import TerminalMonitor
 
 if TYPE_CHECKING:
     from fastsnn.verify import Report
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 app = App(
     name="fastsnn",
     help="Train spiking neural networks of LIF neurons at the speed of the machine.",
+    help_epilogue="An error is one line; --debug shows where it came from.",
     version=fastsnn.__version__,
 )
 app.register_install_completion_command()
@@ -43,7 +42,7 @@ USAGE_ERROR, FAILURE = 2, 1
 _SPIKINGJELLY = {
     "-lr": "--lr",
     "-tau": "--tau",
-    "-amp": "--amp",
+    "-amp": "--amp",  # a flag there: fp16
     "-opt": "--optimizer",
     "-momentum": "--momentum",
     "-resume": "--resume",
@@ -77,11 +76,11 @@ def train(
         output.print("-j is not needed: the data set lives on the device, and there are no worker processes")
     if os.environ.get("RANK", "0") != "0":
         output.quiet = True  # one process of a torchrun speaks
-    monitor = _TerminalMonitor()
-    with monitor:
+    with TerminalMonitor(output) as monitor:
         history = fastsnn.train(config, resume=resume, monitor=monitor)
     best = max(history.epochs, key=lambda row: row.test_accuracy)
-    output.print(f"best test accuracy {best.test_accuracy:.2%} (epoch {best.epoch}); saved in {history.run}")
+    text = f"best test accuracy {best.test_accuracy:.2%} (epoch {best.epoch}); saved in {history.run}"
+    output.print(text, markup=False, emoji=False)
 
 
 @app.command(name="eval")
@@ -89,7 +88,7 @@ def evaluate(
     run: Path,
     /,
     *,
-    backend: Literal["torch", "cupy", "triton", "numba"] | None = None,
+    backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
     device: str | None = None,
     data_dir: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
@@ -113,9 +112,10 @@ def evaluate(
     if as_json:
         print(json.dumps(result))
         return
+    steps = f" and {result['steps']} steps of the next" if result["steps"] else ""
     output.print(
-        f"epoch {result['epoch']}: test loss {result['test_loss']:.5f}, test accuracy {result['test_accuracy']:.2%} "
-        f"({result['backend']} on {result['device']}, {result['test_seconds']:.2f} s)"
+        f"epoch {result['epoch']}{steps}: test loss {result['test_loss']:.5f}, test accuracy "
+        f"{result['test_accuracy']:.2%} ({result['backend']} on {result['device']}, {result['test_seconds']:.2f} s)"
     )
 
 
@@ -208,70 +208,17 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
         sys.exit(FAILURE)
 
 
-class _TerminalMonitor(Monitor):
-    """A progress bar on a terminal, a plain line per epoch anywhere else; Ctrl-C and SIGTERM stop after the batch."""
-
-    def __init__(self) -> None:
-        self.bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%  loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
-            TextColumn("{task.fields[speed]:,.0f} images/s  ETA"),
-            TimeRemainingColumn(),
-            console=output,
-            transient=True,
-            disable=not output.is_terminal,
-        )
-        self.images = self.epochs = 0
-
-    def __enter__(self) -> "_TerminalMonitor":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._request_stop)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
-
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        # torchrun passes a Ctrl-C on as a second signal; there only torchrun ends a process at once.
-        if self.stop_signal is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
-            os._exit(128 + number)  # asked twice: at once
-        self.stop_signal = number
-
-    def message(self, text: str) -> None:
-        output.print(text)
-
-    def start(self, run: Path, images: int, epochs: int, done: int) -> None:
-        self.images, self.epochs = images, epochs
-        output.print(f"run folder {run}: epochs {done + 1} to {epochs}, {images:,} images each")
-        self.bar.start()
-        self.task = self.bar.add_task(
-            "", total=images * epochs, completed=images * done, epoch=done + 1, loss=0.0, accuracy=0.0, speed=0.0
-        )
-
-    def batches(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
-        done = (epoch - 1) * self.images + images
-        speed = self.bar.tasks[0].speed or 0.0
-        self.bar.update(self.task, completed=done, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed)
-
-    def epoch(self, metrics: EpochMetrics) -> None:
-        output.print(
-            f"epoch {metrics.epoch:>{len(str(self.epochs))}}/{self.epochs}"
-            f"  train loss {metrics.train_loss:.5f}  accuracy {metrics.train_accuracy:.2%}"
-            f"  test loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}"
-            f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s  {metrics.images_per_second:,.0f} images/s"
-        )
-
-
 def main() -> None:
     """Entry point: run the command; one line on stderr and exit 2 for wrong usage, 1 for what else fails."""
-    arguments = [_respelled(argument) for argument in sys.argv[1:]]
-    debug = "--debug" in arguments
-    with _one_line_errors(debug):
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["train"]:
+        arguments = [_respelled(*pair) for pair in zip(arguments, [*arguments[1:], ""], strict=True)]
+    with _one_line_errors("--debug" in arguments):
         _run([argument for argument in arguments if argument != "--debug"])
 
 
 def _run(arguments: list[str]) -> None:
+    app.config = ()
     command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     if command is train and (base := _base_options(bound.arguments)):
         # Options of a file or of the run to resume stand behind those of the command line.
@@ -281,14 +228,18 @@ def _run(arguments: list[str]) -> None:
 
 
 def _base_options(arguments: dict[str, Any]) -> dict[str, Any]:
-    if path := arguments.get("resume"):
-        return recorded_config(path).to_dict() if (path / "config.yaml").is_file() else {}
-    if path := arguments.get("config_file"):
-        return Config.from_dict(read_yaml(path), str(path)).to_dict()
-    return {}
+    run, file = arguments.get("resume"), arguments.get("config_file")
+    if run and file:
+        raise ValueError("--config and --resume exclude each other: a run goes on with its own config.yaml")
+    if run:
+        return recorded_config(run).to_dict() if (run / "config.yaml").is_file() else {}
+    return Config.from_dict(read_yaml(file), str(file)).to_dict() if file else {}
 
 
-def _respelled(argument: str) -> str:
+def _respelled(argument: str, following: str) -> str:
+    """An option of SpikingJelly's scripts in fastsnn's spelling; anything else as it is."""
+    if argument == "-amp" and following not in ("off", "fp16", "bf16"):
+        return "--amp=fp16"
     name, equals, value = argument.partition("=")
     return _SPIKINGJELLY.get(name, name) + equals + value
 
@@ -300,7 +251,7 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     except cyclopts.CycloptsError as error:
         _fail(USAGE_ERROR, error, debug)
     except Interrupted as stopped:
-        errors.print(str(stopped), markup=False)
+        errors.print(str(stopped), markup=False, emoji=False)
         sys.exit(128 + stopped.signal_number)
     except KeyboardInterrupt:
         errors.print("interrupted")
@@ -315,10 +266,7 @@ def _fail(code: int, error: Exception, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     else:
-        name = (
-            ""
-            if isinstance(error, (ValueError, TypeError, fastsnn.FastSNNError, cyclopts.CycloptsError))
-            else type(error).__name__ + ": "
-        )
-        errors.print(f"fastsnn: {name}{' '.join(str(error).split())}", markup=False)
+        named = isinstance(error, (ValueError, TypeError, fastsnn.FastSNNError, cyclopts.CycloptsError))
+        text = " ".join(str(error).split())
+        errors.print(f"fastsnn: {'' if named else type(error).__name__ + ': '}{text}", markup=False, emoji=False)
     sys.exit(code)

@@ -210,7 +210,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The options in a YAML file; a run's own ``environment`` block is left out."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunFolderError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise RunFolderError(f"{path} holds no options; expected lines such as `epochs: 20`")
@@ -219,5 +219,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def recorded_config(run: Path) -> Config:
-    """The options that a run folder was started with."""
-    return Config.from_dict(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
+    """The options that a run folder was started with; raises RunFolderError where they can't be read."""
+    path = run / "config.yaml"
+    try:
+        return Config.from_dict(read_yaml(path), str(path))
+    except (ValueError, TypeError) as error:
+        raise RunFolderError(f"{path} is damaged, or of another fastsnn: {error}") from error

@@ -1,0 +1,87 @@
+"""What ``fastsnn train`` shows while it runs, and how signals stop it."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastsnn.errors import Interrupted
+from fastsnn.monitor import EpochMetrics, Monitor
+
+SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+class TerminalMonitor(Monitor):
+    """A progress bar on a terminal, a plain line per epoch anywhere else; a signal stops the run after the batch.
+
+    The signals are Ctrl-C, SIGTERM and SIGHUP (the terminal was closed), but for those that the caller has ignored, as
+    nohup does. A second one ends the process at once.
+    """
+
+    def __init__(self, output: Console) -> None:
+        self.output = output
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%  loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
+            TextColumn("{task.fields[speed]:,.0f} images/s  ETA"),
+            TimeRemainingColumn(),
+            console=output,
+            transient=True,
+            disable=not output.is_terminal,
+        )
+        self.images = self.epochs = 0
+        self.started = False
+
+    def __enter__(self) -> "TerminalMonitor":
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._request_stop)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+        # Nothing here may print: the signal may have come in the middle of a print.
+        # torchrun passes a Ctrl-C on as a second signal; there only torchrun ends a process at once.
+        if self.stop_signal is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
+            if self.output.is_terminal:
+                os.write(1, SHOW_CURSOR)
+            os._exit(128 + number)
+        self.stop_signal = number
+        if not self.started:
+            raise Interrupted("stopped before training began", number)
+        if sys.stderr.isatty():
+            os.write(2, b"\nstopping after this batch; the same again stops at once\n")
+
+    def message(self, text: str) -> None:
+        self.output.print(text, style="bold", markup=False, emoji=False)
+
+    def start(self, run: Path, images: int, epochs: int, done: int) -> None:
+        self.images, self.epochs = images, epochs
+        text = f"run folder {run}: epochs {done + 1} to {epochs}, {images:,} images each"
+        self.output.print(text, markup=False, emoji=False)
+        self.bar.start()
+        self.task = self.bar.add_task(
+            "", total=images * epochs, completed=images * done, epoch=done + 1, loss=0.0, accuracy=0.0, speed=0.0
+        )
+        self.started = True
+
+    def batches(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
+        done = (epoch - 1) * self.images + images
+        speed = self.bar.tasks[0].speed or 0.0
+        self.bar.update(self.task, completed=done, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed)
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        self.output.print(
+            f"epoch {metrics.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+            f"  train loss {metrics.train_loss:.5f}  accuracy {metrics.train_accuracy:.2%}"
+            f"  test loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}"
+            f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s  {metrics.images_per_second:,.0f} images/s"
+        )
