@@ -1,0 +1,138 @@
+"""The charts of docs/benchmarks.md: logarithmic axes, ratios, and quartiles as error bars."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.report import headline, headline_cases, section_of
+from bench.results import Results, Row, quartiles, ratios
+
+mpl.use("Agg")
+
+COLOURS = {
+    "fastsnn-triton": "#c1121f",
+    "fastsnn-numba": "#c1121f",
+    "fastsnn-torch": "#f4a261",
+    "spikingjelly-loop": "#1d3557",
+    "spikingjelly-multi": "#457b9d",
+    "spikingjelly-cupy": "#76b5c5",
+    "spikingjelly2": "#a8c5da",
+    "snntorch": "#6a994e",
+    "norse": "#b8bb26",
+    "torch-compile": "#7b2cbf",
+    "jax": "#6c757d",
+}
+SERIES = {
+    "scaling-T": ("time steps T", "784 → 10, batch 64"),
+    "scaling-B": ("batch", "784 → 10, T = 100"),
+    "scaling-N": ("neurons N", "linear + LIF, 784 → N, T = 100, batch 16"),
+    "scaling-threads": ("CPU threads", "784 → 10, T = 100, batch 64"),
+}
+
+
+def draw(found: Results, stem: Path) -> None:
+    """Write STEM-ratios.png, STEM-linear_lif.png and STEM-scaling.png, those that there are results for."""
+    _save(_ratios(found), Path(f"{stem}-ratios.png"))
+    cases = {section_of(case) for case in found.cases()}
+    if "linear_lif" in cases:
+        _save(_linear_lif(found), Path(f"{stem}-linear_lif.png"))
+    if cases & set(SERIES):
+        _save(_scaling(found), Path(f"{stem}-scaling.png"))
+
+
+def _ratios(found: Results) -> Figure:
+    """A panel per headline case, a bar per peer: how many times our time it needs."""
+    cases = headline_cases(found)
+    timed = {case: [row for row in found.of(case) if row.seconds and row is not found.ours(case)] for case in cases}
+    heights = [max(1, len(timed[case])) + 1 for case in cases]
+    figure = Figure(figsize=(8, 0.24 * sum(heights) + 0.9), layout="constrained")
+    axes = figure.subplots(len(cases), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for axis, case in zip(axes, cases, strict=True):
+        own = found.ours(case)
+        assert own is not None
+        _bars(axis, timed[case], own)
+        axis.set_title(f"{headline(case)}: {own.label} {_milliseconds(own)}", fontsize=9, loc="left")
+    axes[-1].set_xlabel(
+        f"times slower than fastsnn on {found.machine['device']} (bars: median; lines: quartiles)", fontsize=9
+    )
+    return figure
+
+
+def _bars(axis: Axes, rows: Sequence[Row], own: Row) -> None:
+    for position, row in enumerate(rows):
+        found = ratios(row, own)
+        median, (low, high) = statistics.median(found), quartiles(found)
+        hatch = "///" if row.status == "computed" else None
+        axis.barh(position, median, color=COLOURS.get(row.implementation, "grey"), hatch=hatch, edgecolor="white")
+        axis.plot([low, high], [position, position], color="black", linewidth=1)
+        axis.annotate(f" {median:.3g} x", (max(high, median), position), va="center", fontsize=8)
+    axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
+    axis.set_xscale("log")
+    axis.invert_yaxis()
+    axis.axvline(1, color="#c1121f", linewidth=1)
+    axis.margins(x=0.15)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _linear_lif(found: Results) -> Figure:
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    cases = [case for case in found.cases() if section_of(case) == "linear_lif" and not case.endswith("-forward")]
+    _lines(axis, found, cases)
+    axis.set(xlabel="n", ylabel="ms, forward + backward", title="linear + LIF, n → n, batch 16, T = 500")
+    axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _scaling(found: Results) -> Figure:
+    series = [name for name in SERIES if any(section_of(case) == name for case in found.cases())]
+    figure = Figure(figsize=(4.2 * min(2, len(series)), 3.2 * -(-len(series) // 2)), layout="constrained")
+    panels = figure.subplots(-(-len(series) // 2), min(2, len(series)), squeeze=False).flatten()
+    for axis, name in zip(panels, series, strict=False):
+        _lines(axis, found, [case for case in found.cases() if section_of(case) == name])
+        axis.set_xlabel(SERIES[name][0], fontsize=9)
+        axis.set_ylabel("ms", fontsize=9)
+        axis.set_title(SERIES[name][1], fontsize=9)
+        axis.legend(fontsize=7, frameon=False)
+    for axis in panels[len(series) :]:
+        axis.remove()
+    return figure
+
+
+def _lines(axis: Axes, found: Results, cases: Sequence[str]) -> None:
+    """Time over the number that ends a case's name, a line per implementation."""
+    rows: dict[str, list[tuple[int, Row]]] = {}
+    for case in cases:
+        for row in found.of(case):
+            if row.seconds:
+                rows.setdefault(row.implementation, []).append((int(case.rsplit("-", 1)[-1]), row))
+    for name, points in rows.items():
+        x = [n for n, _ in points]
+        median = [row.median * 1e3 for _, row in points]
+        spread = [row.quartiles for _, row in points]
+        below = [m - low * 1e3 for m, (low, _) in zip(median, spread, strict=True)]
+        above = [high * 1e3 - m for m, (_, high) in zip(median, spread, strict=True)]
+        width = 2.2 if name.startswith("fastsnn") else 1.2
+        axis.errorbar(
+            x, median, yerr=(below, above), marker="o", markersize=4, capsize=2, linewidth=width,
+            color=COLOURS.get(name, "grey"), label=points[0][1].label,
+        )  # fmt: skip
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    ticks = sorted({n for points in rows.values() for n, _ in points})
+    axis.set_xticks(ticks, [str(n) for n in ticks])
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _milliseconds(row: Row) -> str:
+    return f"{row.median * 1e3:.3g} ms" if row.median < 1 else f"{row.median:.3g} s"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Without the library's version in it the file changes only with the picture.
+    figure.savefig(path, dpi=130, metadata={"Software": None})

@@ -1,0 +1,147 @@
+"""Seconds from the start of a process to a test accuracy: ``fastsnn train`` as a user runs it, and the peers' training.
+
+A peer is run for a limited number of steps, and the rest is computed: its start, and as many steps as ours needed,
+which is the same mathematics on the same data. It is not charged for evaluation.
+"""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench import machine, ours, peers
+from bench.cases import EPOCH_STEPS, Case
+from bench.race import OursFailedError, Session
+from bench.results import Row
+
+TARGET = {"mnist": 0.92, "digits": 0.0}
+"""Test accuracy to reach; digits only shows that this runs."""
+MOST_EPOCHS = 20
+_CACHES = ("NUMBA_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+def run(case: Case, session: Session, benchmark: BenchmarkFixture) -> None:
+    """Ours with empty kernel caches and then with filled ones; then every peer that trains."""
+    name = session.names(case)[0]
+    backend = name.removeprefix("fastsnn-")
+    label = ours.Ours(name, session.device).label()
+    own = Row(name, label, case.to_dict(), session.data, "measured", ours=True, environment=session.environment)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {cache: str(Path(folder) / cache) for cache in _CACHES}
+        if session.size != "tiny":
+            own.first_seconds, _ = _train(case, session, backend, environment)
+
+        def target() -> float:
+            seconds, found = _train(case, session, backend, environment)
+            own.extra = found
+            own.seconds.append(seconds)
+            return seconds
+
+        benchmark.pedantic(target, rounds=1 if session.size == "tiny" else 2)
+    own.threads = machine.cores() if session.device.type == "cpu" else None
+    session.results.rows.append(own)
+    for peer in session.peer_names:
+        session.results.rows.append(_peer_row(peer, case, session, own))
+
+
+def _train(case: Case, session: Session, backend: str, environment: dict[str, str]) -> tuple[float, dict[str, Any]]:
+    """Seconds until an epoch of ``fastsnn train`` reaches the target, and that epoch's number and accuracy."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "fastsnn", "train", "--dataset", session.data, "--backend", backend]
+        command += [
+            "-T",
+            str(case.T),
+            "--device",
+            str(session.device),
+            "--epochs",
+            str(MOST_EPOCHS),
+            "--out",
+            f"{folder}/run",
+        ]
+        command += ["--train-samples", "64", "--test-samples", "64"] if session.size == "tiny" else []
+        with open(Path(folder) / "log", "w+") as log:
+            started = time.perf_counter()
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            try:
+                found = _wait_for(Path(folder) / "run" / "metrics.csv", TARGET[session.data], process)
+                seconds = time.perf_counter() - started
+            finally:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+            if found is None:
+                log.seek(0)
+                raise OursFailedError(
+                    f"fastsnn train ended before test accuracy {TARGET[session.data]}: {log.read()[-500:]}"
+                )
+    return seconds, found
+
+
+def _wait_for(metrics: Path, target: float, process: "subprocess.Popen[bytes]") -> dict[str, Any] | None:
+    """The first epoch at the target, as soon as its line is written; None where training ends without one."""
+    while True:
+        running = process.poll() is None
+        if metrics.exists():
+            for line in csv.DictReader(metrics.read_text().splitlines()):
+                if float(line["test_accuracy"]) >= target:
+                    return {"epoch": int(line["epoch"]), "test_accuracy": float(line["test_accuracy"])}
+        if not running:
+            return None
+        time.sleep(0.01)
+
+
+def _peer_row(name: str, case: Case, session: Session, own: Row) -> Row:
+    row = Row(name, name, case.to_dict(), session.data, "computed", environment=session.environment)
+    if reason := peers.absent(name, session.device, session.peer_env):
+        row.status, row.reason = "skipped", reason
+        return row
+    implementation = session.implementation(name)
+    row.label = implementation.label()
+    if implementation.forward_only:
+        row.status, row.reason = "skipped", "forward only: it has no arctangent surrogate"
+        return row
+    timed = session.results.find("rate_step", name)
+    row.threads = timed.threads if timed else None
+    try:
+        start, step, steps = _measure_peer(name, case, session, row.threads or machine.cores())
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        row.status, row.reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+        return row
+    needed = own.extra["epoch"] * EPOCH_STEPS
+    row.seconds = [start + needed * step]
+    row.reason = (
+        f"{start:.1f} s to the first step, then {needed} steps at the {step * 1e3:.1f} ms of {steps} measured ones"
+    )
+    return row
+
+
+def _measure_peer(name: str, case: Case, session: Session, threads: int) -> tuple[float, float, int]:
+    """Seconds to the end of the first step, median seconds of a step, and how many were measured."""
+    python = sys.executable
+    if name == "spikingjelly2":
+        assert session.peer_env is not None
+        python = str(session.peer_env / "bin" / "python")
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data.npz"
+        np.savez(data, images=session.images[: case.B].numpy(), labels=session.labels[: case.B].numpy())
+        arguments = [name, json.dumps(case.to_dict()), str(data), str(session.device), str(threads), session.size]
+        started = time.time()
+        done = subprocess.run(
+            [python, "-m", "bench.train_peer", *arguments],
+            cwd=machine.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    if done.returncode:
+        raise ValueError(f"exit code {done.returncode}: {done.stderr.strip()[-200:]}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return answer["first_step_at"] - started, answer["step"], answer["steps"]

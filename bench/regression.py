@@ -1,0 +1,46 @@
+"""The regression check of continuous integration: ours must stay ahead of a peer in the same run by a given factor.
+
+``python -m bench.regression RESULTS.json``. Ratios, not times: they hold on a busy machine of any speed.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+from bench.results import Results, load, ratios
+
+FLOORS = {
+    "cpu": {
+        ("rate_step", "spikingjelly-loop"): 15.0,
+        ("rate_step", "spikingjelly-multi"): 15.0,
+        ("lif", "spikingjelly-multi"): 2.0,
+        ("linear_lif-256", "spikingjelly-multi"): 1.2,
+        ("encoding", "spikingjelly-multi"): 1.0,
+    },
+}
+"""(case, peer) -> how many times slower than ours the peer must be, at least; about half of what was measured."""
+
+
+def failures(found: Results) -> list[str]:
+    """Floors that the results do not reach, and those that they have no numbers for."""
+    wrong = []
+    for (case, peer), floor in FLOORS.get(found.machine["kind"], {}).items():
+        own, row = found.ours(case), found.find(case, peer)
+        if own is None or row is None or not row.seconds:
+            wrong.append(f"{case}: there is no time of {peer} ({row.reason if row else 'not run'})")
+            continue
+        ratio = statistics.median(ratios(row, own))
+        if ratio < floor:
+            wrong.append(f"{case}: {peer} is {ratio:.2f} times slower than {own.label}; at least {floor:g} expected")
+    return wrong
+
+
+def main(path: str) -> int:
+    wrong = failures(load(Path(path)))
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
