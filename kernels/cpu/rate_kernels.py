@@ -42,24 +42,13 @@ class Problem(NamedTuple):
     columns: int
     cross_entropy: bool
     bias: bool
+    adam: bool
     seed: np.uint64
     neuron: Neuron
 
     def flat(self) -> tuple[Any, ...]:
         """The same numbers as one plain tuple."""
         return (*self[:-1], *self.neuron)
-
-
-class Optimizer(NamedTuple):
-    """Adam or SGD with momentum, as torch.optim defines them; ``step`` counts the steps done."""
-
-    adam: bool
-    step: int
-    lr: float
-    beta1: float
-    """SGD's momentum"""
-    beta2: float
-    eps: float
 
 
 class Workspace(NamedTuple):
@@ -211,8 +200,8 @@ def run_group(images, labels, samples, stream, epoch, batch, weight, gradient, l
 
     samples: int64, indices of images uint8 [D, P] and labels; batch: how many samples the loss is averaged over.
     """
-    T, classes, columns, cross_entropy, bias, seed = problem[:6]
-    problem = Problem(T, classes, columns, cross_entropy, bias, seed, Neuron(*problem[6:]))
+    T, classes, columns, cross_entropy, bias, adam, seed = problem[:7]
+    problem = Problem(T, classes, columns, cross_entropy, bias, adam, seed, Neuron(*problem[7:]))
     work = Workspace(
         work[0][worker], work[1][worker], work[2][worker], work[3][worker], work[4][worker], work[5][worker]
     )  # fmt: skip
@@ -234,32 +223,28 @@ def run_group(images, labels, samples, stream, epoch, batch, weight, gradient, l
 
 
 @jit
-def update(weight, moments, gradients, groups, start, stop, optimizer, step):
-    """Sum the groups' gradients of weights start .. stop - 1 and take the optimizer's step number ``step`` from now.
+def update(weight, first, second, gradients, groups, start, stop, adam, rates, constants):
+    """Sum the groups' gradients of weights start .. stop - 1 and take one step of the optimizer, as torch.optim does.
 
-    moments: float32 [2, size]: Adam's exp_avg and exp_avg_sq, or SGD's momentum_buffer in the first.
+    first, second: Adam's exp_avg and exp_avg_sq; SGD's momentum_buffer, and nothing; rates, constants: a row and the
+    second table of ``Parameters.schedule``.
     """
-    optimizer = Optimizer(*optimizer)
-    gradient, w, first, second = gradients[0], weight, moments[0], moments[1]
+    gradient = gradients[0]
     for group in range(1, groups):
         for i in range(start, stop):
             gradient[i] += gradients[group, i]
-    if optimizer.adam:
-        step += optimizer.step + 1
-        step_size = np.float32(optimizer.lr / (1.0 - optimizer.beta1**step))
-        correction = np.float32(math.sqrt(1.0 - optimizer.beta2**step))
-        rate1, rate2 = np.float32(1.0 - optimizer.beta1), np.float32(1.0 - optimizer.beta2)
-        beta2, eps = np.float32(optimizer.beta2), np.float32(optimizer.eps)
+    rate, correction = rates[0], rates[1]
+    beta1, rate1, beta2, rate2, eps = constants[0], constants[1], constants[2], constants[3], constants[4]
+    if adam:
         for i in range(start, stop):
             g = gradient[i]
             first[i] += rate1 * (g - first[i])
             second[i] = beta2 * second[i] + rate2 * g * g
-            w[i] -= step_size * (first[i] / (np.sqrt(second[i]) / correction + eps))
+            weight[i] -= rate * (first[i] / (np.sqrt(second[i]) / correction + eps))
     else:
-        lr, momentum = np.float32(optimizer.lr), np.float32(optimizer.beta1)
         for i in range(start, stop):
-            first[i] = momentum * first[i] + gradient[i]
-            w[i] -= lr * first[i]
+            first[i] = beta1 * first[i] + gradient[i]
+            weight[i] -= rate * first[i]
 
 
 @jit
@@ -274,15 +259,17 @@ def summarize(sample_loss, sample_correct, batch, losses, correct, step):
 
 @jit(parallel=True)
 def run(
-    images, labels, order, stream, epoch, batch_size, weight, learned, moments, gradients, optimizer, problem, work,
-    workers, sample_loss, sample_correct, losses, correct,
+    images, labels, order, stream, epoch, batch_size, learn, weight, first, second, gradients, rates, constants, problem,
+    work, workers, sample_loss, sample_correct, losses, correct,
 ):  # fmt: skip
-    """Run the samples of ``order`` in batches; where there are ``learned`` weights, each batch is a training step.
+    """Run the samples of ``order`` in batches; where ``learn``, each batch is a training step.
 
-    gradients: float32 [groups, size], the groups' partial sums; learned: how many weights, from the first, are trained;
-    losses, correct: one number a batch; optimizer, problem, work: plain tuples.
+    gradients: float32 [groups, size], the groups' partial sums; losses, correct: one number a batch; problem, work: plain
+    tuples.
     """
     # Only loops and calls here: any expression of arrays would become a parallel loop, and be compiled as one.
+    columns, bias, adam = problem[2], problem[4], problem[5]
+    learned = len(weight) if bias else len(weight) - columns
     for step in range(len(losses)):
         offset = step * batch_size
         batch = min(batch_size, len(order) - offset)
@@ -293,10 +280,12 @@ def run(
                 start, stop = group * span, min((group + 1) * span, batch)
                 run_group(
                     images, labels, order[offset + start : offset + stop], stream, epoch, batch, weight, gradients[group],
-                    learned > 0, problem, work, worker, sample_loss[start:stop], sample_correct[start:stop],
+                    learn, problem, work, worker, sample_loss[start:stop], sample_correct[start:stop],
                 )  # fmt: skip
-        if learned:
+        if learn:
             for worker in numba.prange(workers):
                 start, stop = learned * worker // workers, learned * (worker + 1) // workers
-                update(weight, moments, gradients, groups, start, stop, optimizer, step)
+                update(
+                    weight, first, second, gradients, groups, start, stop, adam, rates[step], constants
+                )  # fmt: skip
         summarize(sample_loss, sample_correct, batch, losses, correct, step)

@@ -1,7 +1,11 @@
-"""A whole training step of a one-layer rate classifier on the CPU: encode, currents, LIF, loss, gradients, optimizer.
+"""A whole training step of a one-layer rate classifier on the CPU, in Numba: one call trains any number of steps.
+
+    images uint8 [D, P] -> Poisson spikes [T, B, P] -> linear, LIF [T, B, N] -> loss of the mean rate -> Adam or SGD
 
 It computes what ``poisson_encode``, a linear layer, LIF neurons, ``reference.rate_loss`` and a torch optimizer compute.
-Kernels: ``kernels/cpu/rate_kernels.py``. Reference: ``kernels/reference.py``. Tests: ``tests/test_cpu_rate_step.py``.
+The bits of the result do not depend on the number of threads, which is ``numba.get_num_threads()``.
+Kernels: ``cpu/rate_kernels.py``. Twin: ``rate_step.py`` (Triton). Reference: ``kernels/reference.py``.
+Tests: ``tests/test_cpu_rate_step.py``.
 """
 
 from typing import Any, NamedTuple
@@ -14,46 +18,32 @@ from torch import Tensor
 from fastsnn.kernels.cpu import SERIAL
 from fastsnn.kernels.cpu.bits import LANES, aligned_empty
 from fastsnn.kernels.cpu.neuron import neuron_arguments
-from fastsnn.kernels.cpu.rate_kernels import Optimizer, Problem, run, workspaces
+from fastsnn.kernels.cpu.rate_kernels import Problem, run, workspaces
+from fastsnn.kernels.rate_step_parameters import Parameters, unsupported_optimizer
 
-GROUPS = 16
-"""Partial sums of the weight gradient, at most: they bound the number of threads that a step can use."""
 MAX_T = 4096
 MAX_CLASSES = 1024
 MAX_MEMBRANE = 1 << 20
+"""Most neurons times time steps of one sample: each worker holds two arrays of as many floats."""
 MAX_WEIGHTS = 1 << 22
-
-_OPTIMIZERS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.SGD: ("momentum_buffer",)}
-_UNSUPPORTED_OPTIONS = ("weight_decay", "amsgrad", "maximize", "nesterov", "dampening", "differentiable")
+"""Most weights, classes rounded up to whole vectors: there are GROUPS + 3 arrays of as many floats."""
+GROUPS = 16
+"""Partial sums of the weight gradient, at most: they bound the number of threads that a step can use."""
+TRAINING, EVALUATION = 0, 1
+"""Streams of random numbers."""
 
 
 def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, **neuron: Any) -> str | None:
     """Why this case has no fused step, in one line that names the option; None where it has one."""
     if loss not in ("mse", "ce"):
-        return f"loss is {loss!r}; the fused CPU step has mse and ce"
-    if T > MAX_T:
-        return f"T is {T}; the fused CPU step goes up to {MAX_T}"
-    if classes > MAX_CLASSES:
-        return f"classes is {classes}; the fused CPU step goes up to {MAX_CLASSES}"
-    if T * _columns(classes) > MAX_MEMBRANE:
-        return f"T is {T} with {classes} classes; the fused CPU step goes up to T * classes = {MAX_MEMBRANE}"
-    if pixels * _columns(classes) > MAX_WEIGHTS:
-        return f"pixels is {pixels} with {classes} classes; the fused CPU step goes up to pixels * classes = {MAX_WEIGHTS}"
-    return None if optimizer is None else _unsupported_optimizer(optimizer)
-
-
-_NO_OPTIMIZER = Optimizer(False, 0, 0.0, 0.0, 0.0, 0.0)
-
-
-def _unsupported_optimizer(optimizer: Any) -> str | None:
-    if type(optimizer) not in _OPTIMIZERS:
-        return f"optimizer is {type(optimizer).__name__}; the fused CPU step has torch.optim's Adam and SGD"
-    if len(optimizer.param_groups) != 1:
-        return f"the optimizer has {len(optimizer.param_groups)} parameter groups; the fused CPU step takes one"
-    for name in _UNSUPPORTED_OPTIONS:
-        if optimizer.param_groups[0].get(name):
-            return f"the optimizer's {name} is {optimizer.param_groups[0][name]}; the fused CPU step has none"
-    return None
+        return f"loss is {loss!r}; the fused step has mse and ce"
+    for name, value, most in (("T", T, MAX_T), ("classes", classes, MAX_CLASSES)):
+        if not 1 <= value <= most:
+            return f"{name} is {value}; the fused step has 1 to {most}"
+    for name, value, most in (("T", T, MAX_MEMBRANE), ("pixels", pixels, MAX_WEIGHTS)):
+        if not 1 <= value <= most // _columns(classes):
+            return f"{name} is {value}; the fused step has 1 to {most // _columns(classes)} with {classes} classes"
+    return unsupported_optimizer(optimizer)
 
 
 def _columns(classes: int) -> int:
@@ -62,150 +52,106 @@ def _columns(classes: int) -> int:
 
 
 class Data(NamedTuple):
-    """A data set as the kernels read it: uint8 [D, P] and int64 [D]."""
+    """A data set as the kernels read it: uint8 [D, P] and int64 [D], which may be the caller's own memory."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 class RateStep:
-    """Trains ``weight`` [N, P] and ``bias`` [N] or None (float32, CPU) in place of a torch module and its optimizer.
+    """Trains ``weight`` [N, P] and ``bias`` [N] or None (fp32) in place of a torch module and its optimizer.
 
-    ``optimizer`` is torch.optim's Adam or SGD over them, or None where nothing is trained. Weights and optimizer state are
-    read here, kept in the kernels' layout, and written back by :meth:`sync`; the learning rate and the optimizer's other
-    options are read at each :meth:`train`. ValueError where :func:`unsupported` names a reason.
+    ``optimizer`` is torch.optim's Adam or SGD over them, or None where nothing is trained. Steps are taken on copies:
+    :meth:`sync` brings weight, bias and the optimizer's state up to date; a change that others make to them (a loaded
+    checkpoint) is noticed at the next call. Raises ValueError where :func:`unsupported` names a reason.
     """
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, optimizer: Any, *, T: int, seed: int, loss: str, **neuron: Any
     ) -> None:
-        for name, parameter in (("weight", weight), ("bias", bias)):
-            if parameter is not None and (parameter.device.type != "cpu" or parameter.dtype != torch.float32):
-                raise ValueError(f"{name} is {parameter.dtype} on {parameter.device}; the numba step takes float32 on cpu")
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None:
+                _check(name, tensor, torch.float32)
         classes, pixels = weight.shape
         reason = unsupported(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, **neuron)
         if reason is not None:
             raise ValueError(reason)
-        columns = _columns(classes)
-        self.weight, self.bias, self.optimizer = weight, bias, optimizer
-        self._problem = Problem(
+        self.problem = Problem(
             T=T,
             classes=classes,
-            columns=columns,
+            columns=_columns(classes),
             cross_entropy=loss == "ce",
             bias=bias is not None,
+            adam=isinstance(optimizer, torch.optim.Adam),
             seed=np.uint64(seed % 2**64),
             neuron=neuron_arguments(**neuron),
         )
-        self._steps = 0
-        self._parameters = self._pack(weight, bias)
-        self._moments = aligned_empty((2, self._parameters.size), np.float32)
-        self._moments[:] = 0
-        self._gradients = aligned_empty((GROUPS, self._parameters.size), np.float32)
-        self._load_optimizer()
+        self.pixels, self.trained = pixels, optimizer is not None
+        self.parameters = Parameters(weight, bias, optimizer, self.problem.columns, exact=False)
+        size = (pixels + 1) * self.problem.columns if self.trained else 0
+        self._gradients = aligned_empty((GROUPS, size), np.float32)
 
     def prepare(self, images: Tensor, labels: Tensor) -> Data:
-        """The data set that ``images`` uint8 [D, ...] and ``labels`` int64 [D] make; it may share their memory."""
-        classes, pixels = self.weight.shape
-        flat = images.reshape(len(images), -1).contiguous()
-        if flat.dtype != torch.uint8 or flat.device.type != "cpu" or flat.shape[1] != pixels:
-            raise ValueError(f"images are {flat.dtype} {tuple(flat.shape)} on {flat.device}; expected uint8 [D, {pixels}] on cpu")
-        if labels.shape != flat.shape[:1] or len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            raise ValueError(f"labels must be {len(flat)} integers from 0 to {classes - 1}")
-        return Data(flat.numpy(), labels.to(torch.int64).contiguous().numpy())
+        """Check ``images`` uint8 [D, ...] with ``labels`` int64 [D]; once per data set."""
+        _check("images", images, torch.uint8)
+        _check("labels", labels, torch.int64)
+        flat = images.reshape(len(images), -1) if images.numel() else images.reshape(len(images), self.pixels)
+        if flat.shape[1] != self.pixels:
+            raise ValueError(f"images have {flat.shape[1]} pixels and weight {self.pixels}; allowed: the same number")
+        if labels.shape != flat.shape[:1]:
+            raise ValueError(f"labels has shape {list(labels.shape)}; allowed: [{len(flat)}], one per image")
+        most = self.problem.classes - 1
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= most:
+            raise ValueError(f"labels go from {int(labels.min())} to {int(labels.max())}; allowed: 0 to {most}")
+        return Data(flat.contiguous().numpy(), labels.contiguous().numpy())
 
     def train(self, data: Data, order: Tensor, epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Train on samples ``order`` int64 [S], ``batch_size`` a step; returns losses float32 [steps] and correct int64 [steps]."""
-        if self.optimizer is None:
-            raise ValueError("optimizer is None: this step can only evaluate")
-        if len(order) and not 0 <= order.min() <= order.max() < len(data.images):
-            raise ValueError(f"order must hold sample numbers from 0 to {len(data.images) - 1}")
-        learned = self._parameters.size - (self._problem.columns if self.bias is None else 0)
-        losses, correct = self._run(data, order, 0, epoch, batch_size, learned, self._optimizer())
-        self._steps += len(losses)
-        return losses, correct
+        """Train on samples ``order`` int64 [S], ``batch_size`` a step.
+
+        Returns each step's mean loss fp32 [steps] and its correct answers int64 [steps].
+        """
+        if not self.trained:
+            raise ValueError("optimizer is None; allowed: an optimizer, or evaluation alone")
+        _check("order", order, torch.int64)
+        if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(data.images):
+            found = f"{int(order.min())} to {int(order.max())}"
+            raise ValueError(f"order holds samples {found}; allowed: 0 to {len(data.images) - 1}")
+        return self._run(data, order, epoch, batch_size, TRAINING)
 
     def evaluate(self, data: Data, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The same two for all samples in order, forward only, on spikes of their own (stream 1, epoch 0)."""
-        return self._run(data, torch.arange(len(data.images)), 1, 0, batch_size, 0, _NO_OPTIMIZER)
+        """The same two for all samples in order, forward only, on random numbers of their own."""
+        return self._run(data, torch.arange(len(data.images)), 0, batch_size, EVALUATION)
 
-    def _run(
-        self, data: Data, order: Tensor, stream: int, epoch: int, batch_size: int, learned: int, optimizer: Optimizer
-    ) -> tuple[Tensor, Tensor]:
-        """Losses and correct answers of each batch; ``learned`` weights are trained."""
+    def sync(self) -> None:
+        """Bring the tensors of weight, bias and optimizer up to date."""
+        self.parameters.store()
+
+    def _run(self, data: Data, order: Tensor, epoch: int, batch_size: int, stream: int) -> tuple[Tensor, Tensor]:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
+        parameters, problem, learn = self.parameters, self.problem, stream == TRAINING
+        parameters.load()
         steps = -(-len(order) // batch_size)
         losses, correct = torch.empty(steps), torch.empty(steps, dtype=torch.int64)
-        workers, problem = min(numba.get_num_threads(), GROUPS), self._problem
-        work = workspaces(workers, data.images.shape[1], problem.T, problem.columns)
+        rates, constants = parameters.schedule(steps) if learn else (torch.empty(steps, 2), torch.empty(5))
+        moments = parameters.moments if learn else [parameters.weight] * 2
+        workers = min(numba.get_num_threads(), GROUPS)
+        weight, first, second = (tensor.reshape(-1).numpy() for tensor in (parameters.weight, *moments))
         with SERIAL:
             run(
-                *data, order.contiguous().numpy(), stream, epoch, batch_size, self._parameters, learned, self._moments,
-                self._gradients, tuple(optimizer), problem.flat(), work, workers, np.empty(batch_size),
-                np.empty(batch_size, np.int64), losses.numpy(), correct.numpy(),
+                *data, order.contiguous().numpy(), stream, epoch, batch_size, learn, weight, first, second,
+                self._gradients, rates.numpy(), constants.numpy(), problem.flat(),
+                workspaces(workers, self.pixels, problem.T, problem.columns), workers,
+                np.empty(batch_size), np.empty(batch_size, np.int64), losses.numpy(), correct.numpy(),
             )  # fmt: skip
+        if learn:
+            parameters.advance(steps)
         return losses, correct
 
-    @torch.no_grad()
-    def sync(self) -> None:
-        """Write weights and optimizer state back to the tensors that torch knows."""
-        self._unpack(self._parameters, self.weight, self.bias)
-        if self.optimizer is None or not self._steps:
-            return
-        names = self._state_names()
-        for parameter in self._trained():
-            state = self.optimizer.state[parameter]
-            if isinstance(self.optimizer, torch.optim.Adam):
-                state["step"] = torch.tensor(float(self._steps))
-            for name in names:
-                if state.get(name) is None:
-                    state[name] = torch.zeros_like(parameter)
-        for name, moment in zip(names, self._moments, strict=False):
-            tensors = [self.optimizer.state[parameter][name] for parameter in self._trained()]
-            self._unpack(moment, *tensors)
 
-    def _trained(self) -> list[Tensor]:
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
-
-    def _state_names(self) -> tuple[str, ...]:
-        """Names of the optimizer's moments; SGD without momentum keeps none."""
-        if isinstance(self.optimizer, torch.optim.SGD) and not self.optimizer.param_groups[0]["momentum"]:
-            return ()
-        return _OPTIMIZERS[type(self.optimizer)]
-
-    def _load_optimizer(self) -> None:
-        if self.optimizer is None:
-            return
-        state = self.optimizer.state.get(self.weight, {})
-        self._steps = int(state.get("step", 0))
-        for name, moment in zip(self._state_names(), self._moments, strict=False):
-            if state.get(name) is not None:
-                tensors = [self.optimizer.state[parameter][name] for parameter in self._trained()]
-                moment[:] = self._pack(*tensors)
-
-    def _optimizer(self) -> Optimizer:
-        reason = _unsupported_optimizer(self.optimizer)
-        if reason is not None:
-            raise ValueError(reason)
-        group = self.optimizer.param_groups[0]
-        if isinstance(self.optimizer, torch.optim.Adam):
-            beta1, beta2 = group["betas"]
-            return Optimizer(True, self._steps, float(group["lr"]), beta1, beta2, group["eps"])
-        return Optimizer(False, self._steps, float(group["lr"]), float(group["momentum"]), 0.0, 0.0)
-
-    def _pack(self, weight: Tensor, bias: Tensor | None = None) -> np.ndarray:
-        """[N, P] and [N] to the kernels' flat float32 [(P + 1) * columns]."""
-        classes, pixels = weight.shape
-        packed = aligned_empty((pixels + 1, _columns(classes)), np.float32)
-        packed[:] = 0
-        packed[:-1, :classes] = weight.detach().numpy().T
-        if bias is not None:
-            packed[-1, :classes] = bias.detach().numpy()
-        return packed.reshape(-1)
-
-    def _unpack(self, packed: np.ndarray, weight: Tensor, bias: Tensor | None = None) -> None:
-        """The inverse of ``_pack``, in place."""
-        classes, pixels = weight.shape
-        rows = torch.from_numpy(packed).reshape(pixels + 1, -1)[:, :classes]
-        weight.copy_(rows[:-1].T)
-        if bias is not None:
-            bias.copy_(rows[-1])
+def _check(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name} is on {tensor.device}; allowed: the CPU, where backend numba computes")
+    if tensor.dtype != dtype:
+        found, wanted = (str(kind).removeprefix("torch.") for kind in (tensor.dtype, dtype))
+        raise TypeError(f"{name} has dtype {found}; backend numba allows: {wanted}")

@@ -1,0 +1,222 @@
+"""LIF neurons over given currents on the CPU, in Numba, and a linear layer in front of them.
+
+    current [T, ...] fp32, fp16 or bf16; v_init [...] or None  ->  spikes [T, ...] (current's dtype), v [...] (fp32)
+
+Each worker walks the T steps with a block of neurons whose state stays in the first-level cache; spikes of the backward
+pass are recomputed from the saved membrane potential h [T, n], which inference does not store. Potentials are fp32 and
+bit-identical to ``kernels/reference.py``, the oracle. A linear layer's products are torch's own, and its currents become
+h in place. ``n`` is the number of neurons (all axes but time).
+
+Registered as ``fastsnn::numba_lif`` and ``fastsnn::numba_linear_lif``. Kernels: ``cpu/lif_kernels.py``. Twins: ``lif.py``,
+``linear_lif.py`` (Triton). Tests: ``tests/test_cpu_lif.py``. Benchmarks: ``bench/bench_lif.py``, ``bench/bench_linear_lif.py``.
+"""
+
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+from fastsnn.kernels.cpu import SERIAL
+from fastsnn.kernels.cpu.lif_kernels import backward, forward
+from fastsnn.kernels.cpu.neuron import neuron_arguments
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+INPUTS = (*DTYPES, torch.bool, torch.uint8)
+SCHEMA = (
+    "*, float tau, float v_threshold, float? v_reset, bool decay_input, bool detach_reset, str surrogate, float alpha"
+)
+"""The neuron's options in the schema of an operator."""
+
+
+def run_forward(
+    current: Tensor | None, v_init: Tensor | None, spikes: Tensor, v: Tensor, h: Tensor | None, neuron: dict[str, Any]
+) -> None:
+    """Fill ``spikes``, ``v`` and ``h`` (fp32, contiguous). h None: not stored; current None: h holds it, and is replaced."""
+    v.fill_(neuron["v_reset"] or 0.0) if v_init is None else v.copy_(v_init)
+    if not v.numel():
+        return
+    shape = (len(spikes), v.numel())
+    empty = spikes.new_empty(0, v.numel())
+    source, store = (empty if tensor is None else tensor.reshape(shape) for tensor in (current, h))
+    with SERIAL:
+        forward(
+            source.contiguous().numpy(), v.reshape(-1).numpy(), spikes.reshape(shape).numpy(), store.numpy(),
+            tuple(neuron_arguments(**neuron)), numba.get_num_threads(),
+        )  # fmt: skip
+
+
+def run_backward(
+    grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor,
+    grad_current: Tensor, grad_v_init: Tensor, neuron: dict[str, Any],
+) -> None:  # fmt: skip
+    """Fill ``grad_current`` and ``grad_v_init`` (fp32, contiguous); a gradient of None is zero."""
+    grad_v_init.zero_() if grad_v is None else grad_v_init.copy_(grad_v)
+    n = grad_v_init.numel()
+    if not n:
+        return
+    if grad_spikes is None:
+        grad_spikes = h.new_zeros(()).expand(h.shape)
+    # A gradient that is the same at every time step, as of spikes.sum(0), is read from one row.
+    rows = grad_spikes[:1] if grad_spikes.stride(0) == 0 else grad_spikes
+    with SERIAL:
+        backward(
+            rows.reshape(len(rows), n).float().contiguous().numpy(), grad_v_init.reshape(-1).numpy(),
+            h.reshape(-1, n).numpy(), grad_current.reshape(-1, n).numpy(),
+            tuple(neuron_arguments(**neuron)), numba.get_num_threads(),
+        )  # fmt: skip
+
+
+@torch.library.custom_op(
+    "fastsnn::numba_lif",
+    mutates_args=(),
+    schema=f"(Tensor current, Tensor? v_init, bool save_h, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
+)
+def lif_op(current: Tensor, v_init: Tensor | None, save_h: bool, **neuron: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """(spikes, v, h); h is empty without ``save_h``, which backward needs."""
+    spikes, v, h = _empty_outputs(current, v_init, save_h)
+    if current.dtype == torch.float32:
+        run_forward(current, v_init, spikes, v, h if save_h else None, neuron)
+    else:
+        wide = torch.empty(current.shape)
+        run_forward(current.float(), v_init, wide, v, h if save_h else None, neuron)
+        spikes.copy_(wide)
+    return spikes, v, h
+
+
+@lif_op.register_fake
+def _empty_outputs(
+    current: Tensor, v_init: Tensor | None, save_h: bool, **neuron: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    spikes = torch.empty(current.shape, dtype=current.dtype, device=current.device)
+    v = torch.empty(current.shape[1:], dtype=torch.float32, device=current.device)
+    h = torch.empty(current.shape if save_h else (0,), dtype=torch.float32, device=current.device)
+    return spikes, v, h
+
+
+@torch.library.custom_op(
+    "fastsnn::numba_lif_backward",
+    mutates_args=(),
+    schema=f"(Tensor? grad_spikes, Tensor? grad_v, Tensor h, {SCHEMA}) -> (Tensor, Tensor)",
+)
+def lif_backward_op(
+    grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor, **neuron: Any
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the current and of v_init (fp32)."""
+    grad_current, grad_v_init = _empty_grads(grad_spikes, grad_v, h)
+    run_backward(grad_spikes, grad_v, h, grad_current, grad_v_init, neuron)
+    return grad_current, grad_v_init
+
+
+@lif_backward_op.register_fake
+def _empty_grads(
+    grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor, **neuron: Any
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(h), torch.empty(h.shape[1:], dtype=torch.float32, device=h.device)
+
+
+def _setup_lif(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
+    current, v_init, save_h = inputs
+    if not save_h:
+        raise ValueError("save_h is False; allowed: True where a gradient is needed")
+    ctx.save_for_backward(output[2])
+    ctx.set_materialize_grads(False)
+    ctx.dtype, ctx.neuron = current.dtype, keyword_only_inputs
+    ctx.v_dtype = None if v_init is None else v_init.dtype
+
+
+def _lif_backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    (h,) = ctx.saved_tensors
+    grad_current, grad_v_init = lif_backward_op(grad_spikes, grad_v, h, **ctx.neuron)
+    return grad_current.to(ctx.dtype), None if ctx.v_dtype is None else grad_v_init.to(ctx.v_dtype), None
+
+
+lif_op.register_autograd(_lif_backward, setup_context=_setup_lif)
+
+
+def lif(current: Tensor, v_init: Tensor | None = None, **neuron: Any) -> tuple[Tensor, Tensor]:
+    """Run LIF neurons over ``current`` [T, ...]; returns spikes [T, ...] and the final v [...] (fp32).
+
+    ``neuron`` is ``LIFParameters.options()``; v_init [...] defaults to v_reset (0 for a soft reset). Raises TypeError
+    for another dtype than fp32, fp16 and bf16, and ValueError for a tensor that is not on the CPU.
+    """
+    _check(DTYPES, current=current, v_init=v_init)
+    needs_gradient = current.requires_grad or (v_init is not None and v_init.requires_grad)
+    spikes, v, _ = lif_op(current, v_init, torch.is_grad_enabled() and needs_gradient, **neuron)
+    return spikes, v
+
+
+@torch.library.custom_op(
+    "fastsnn::numba_linear_lif",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor weight, Tensor? bias, Tensor? v_init, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
+)
+def linear_lif_op(
+    x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None, **neuron: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(spikes, v, h)."""
+    h = torch.nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    spikes, v, _ = _empty_linear_outputs(x, weight, bias, v_init)
+    wide = spikes if spikes.dtype == torch.float32 else torch.empty(spikes.shape)
+    run_forward(None, v_init, wide, v, h, neuron)
+    return wide.to(spikes.dtype), v, h
+
+
+@linear_lif_op.register_fake
+def _empty_linear_outputs(
+    x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None, **neuron: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (*x.shape[:-1], len(weight))
+    spikes = torch.empty(shape, dtype=weight.dtype, device=x.device)
+    v, h = (torch.empty(size, dtype=torch.float32, device=x.device) for size in (shape[1:], shape))
+    return spikes, v, h
+
+
+def _setup_linear_lif(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
+    x, weight, bias, v_init = inputs
+    ctx.save_for_backward(x, weight, output[2])
+    ctx.set_materialize_grads(False)
+    ctx.bias_dtype, ctx.v_dtype = (None if tensor is None else tensor.dtype for tensor in (bias, v_init))
+    ctx.neuron = keyword_only_inputs
+
+
+def _linear_lif_backward(
+    ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, _: Any
+) -> tuple[Tensor | None, ...]:
+    x, weight, h = ctx.saved_tensors
+    grad_current, grad_v_init = lif_backward_op(grad_spikes, grad_v, h, **ctx.neuron)
+    rows = grad_current.reshape(-1, grad_current.shape[-1])
+    needs_x, needs_weight, needs_bias, needs_v = ctx.needs_input_grad
+    return (
+        (grad_current @ weight.float()).to(x.dtype) if needs_x else None,
+        (rows.T @ x.reshape(-1, x.shape[-1]).float()).to(weight.dtype) if needs_weight else None,
+        rows.sum(0).to(ctx.bias_dtype) if needs_bias else None,
+        grad_v_init.to(ctx.v_dtype) if needs_v else None,
+    )
+
+
+linear_lif_op.register_autograd(_linear_lif_backward, setup_context=_setup_linear_lif)
+
+
+def linear_lif(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, v_init: Tensor | None = None, **neuron: Any
+) -> tuple[Tensor, Tensor]:
+    """LIF neurons driven by ``x @ weight.T + bias``: x [T, ..., K] float, bool or uint8, weight [N, K], bias [N].
+
+    Returns spikes [T, ..., N] (weight's dtype) and the final v [..., N] (fp32); see :func:`lif`.
+    """
+    _check(INPUTS, x=x)
+    _check(DTYPES, weight=weight, bias=bias, v_init=v_init)
+    spikes, v, _ = linear_lif_op(x, weight, bias, v_init, **neuron)
+    return spikes, v
+
+
+def _check(dtypes: tuple[torch.dtype, ...], **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.device.type != "cpu":
+            raise ValueError(f"{name} is on {tensor.device}; allowed: the CPU, where backend numba computes")
+        if tensor.dtype not in dtypes:
+            found, *allowed = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, *dtypes))
+            raise TypeError(f"{name} has dtype {found}; backend numba allows: {', '.join(allowed)}")
