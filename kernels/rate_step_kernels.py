@@ -1,7 +1,7 @@
 """The training step of a one-layer rate classifier as Triton kernels: step, update, tally.
 
 ``step_kernel``: one program per group of samples, time along the rows of its tiles, 128 steps at a time. Currents are a
-product of spikes and weights; the LIF walks the rows forward; the loss follows from the firing rates; backward through
+product of spikes and weights; the LIF walks the rows forward; backward through
 time is the affine recursion gh[t] = a[t] gh[t + 1] + c[t], an associative scan; and dW, for the non-zero pixels alone,
 is a second product, written to a partial sum that belongs to the group.
 ``update_kernel``: adds the partial sums in a fixed order, applies Adam or SGD, and advances the step counter.
@@ -86,7 +86,7 @@ def _walk(
     DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
     STEPS: tl.constexpr, UNROLL: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The neurons over rows of currents [STEPS, BLOCK_N]: writes h, returns the last v [BLOCK_N].
+    """The neurons over rows of currents [STEPS, BLOCK_N]: writes h [BLOCK_N, 128], returns the last v [BLOCK_N].
 
     The next rows are loaded before the present ones are used, since a load can't be moved over a store.
     """
@@ -100,36 +100,28 @@ def _walk(
             later += (tl.load(current_ptr + (t + UNROLL + i) * BLOCK_N + offs_n),)
         for i in tl.static_range(UNROLL):
             h = charge(rows[i], v, tau, inv_tau, leak, v_reset, DECAY_INPUT, RESTING, POWER_OF_TWO)
-            tl.store(h_ptr + (t + i) * BLOCK_N + offs_n, h)
+            tl.store(h_ptr + offs_n * 128 + t + i, h)
             v = reset(h, h >= v_threshold, v_threshold, v_reset, HARD_RESET)
         rows = later
     return v
 
 
 @triton.jit
-def _loss(
+def _rate_gradient(
     spikes, label, size, T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, CROSS_ENTROPY: tl.constexpr
 ):
-    """(loss of the sample, gradient of the batch's mean loss by one spike [BLOCK_N], whether the answer is correct)."""
+    """Gradient of the batch's mean loss by one spike of each neuron [BLOCK_N], from their numbers of spikes."""
     offs_n = tl.arange(0, BLOCK_N)
-    mask_n = offs_n < CLASSES
-    rate = tl.div_rn(spikes, tl.full((BLOCK_N,), T, tl.float32))
     target = tl.where(offs_n == label, 1.0, 0.0)
+    rate = spikes * (1.0 / T)
     if CROSS_ENTROPY:
-        highest = tl.max(tl.where(mask_n, rate, 0.0), 0)
-        e = tl.where(mask_n, tl.exp(rate - highest), 0.0)
-        total = tl.sum(e, 0)
-        loss = tl.log(total) + highest - tl.sum(rate * target, 0)
-        error = tl.div_rn(e, total + tl.zeros_like(e)) - target
+        e = tl.where(offs_n < CLASSES, tl.exp(rate - tl.max(rate, 0)), 0.0)
+        error = e * tl.div_rn(1.0, tl.sum(e, 0)) - target
         scale = 1.0 / T
     else:
-        error = tl.where(mask_n, rate - target, 0.0)
-        loss = tl.sum(error * error, 0) * (1.0 / CLASSES)
+        error = tl.where(offs_n < CLASSES, rate - target, 0.0)
         scale = 2.0 / (CLASSES * T)
-    gradient = tl.div_rn(error * scale, tl.zeros_like(error) + size.to(tl.float32))
-    most = tl.max(tl.where(mask_n, spikes, -1.0), 0)
-    answer = tl.min(tl.where(mask_n & (spikes == most), offs_n, BLOCK_N), 0)
-    return loss, gradient, (answer == label).to(tl.int32)
+    return error * tl.div_rn(scale, size.to(tl.float32))
 
 
 @triton.jit
@@ -152,8 +144,9 @@ def _add_weight_gradient(
     gradient, pixel_ptr, word_ptr, partial_ptr, stamp_ptr, stamp, count, capacity,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
-    """Add spikes^T @ gradient of 128 steps to the rows of the non-zero pixels."""
+    """Add the spikes of 128 steps times the currents' gradient [BLOCK_N, 128] to the rows of the non-zero pixels."""
     offs_n = tl.arange(0, BLOCK_N)
+    gradient = tl.trans(gradient)
     high, middle, low = split(gradient)
     for first in range(0, count, BLOCK_K):
         offs_k = first + tl.arange(0, BLOCK_K)
@@ -182,7 +175,7 @@ def _clear(partial_ptr, stamp_ptr, stamp, rows, BLOCK_N: tl.constexpr):
 @triton.jit(do_not_specialize=["batch"])
 def step_kernel(
     sizes_ptr, samples_ptr, pixels_ptr, words_ptr, weight_ptr, plane_ptr,
-    current_ptr, h_ptr, partial_ptr, stamp_ptr, loss_ptr, hit_ptr,
+    current_ptr, h_ptr, partial_ptr, stamp_ptr, spikes_ptr,
     batch, batch_size, capacity, pixels,
     tau, inv_tau, leak, v_threshold, v_reset, alpha,
     DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
@@ -203,14 +196,16 @@ def step_kernel(
     stamp_ptr += program * (pixels + 1)
     size, stamp = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1) + 1
     offs_n, offs_t = tl.arange(0, BLOCK_N), tl.arange(0, 128)
-    tile = offs_t[:, None] * BLOCK_N + offs_n[None, :]
+    # h has time along the lanes of a warp: the sum over time and the scan then need no shared memory.
+    h_tile = offs_n[:, None] * 128 + offs_t[None, :]
     if ACCUMULATE:
         _clear(partial_ptr, stamp_ptr, stamp, tl.where(group * GROUP < size, pixels + 1, 0), BLOCK_N)
     for i in range(GROUP):
         b = group * GROUP + i
+        slot = (batch * batch_size + b).to(tl.int64)
+        count = tl.load(samples_ptr + slot * 2, mask=b < batch_size, other=0)
+        label = tl.load(samples_ptr + slot * 2 + 1, mask=b < batch_size, other=0)
         if b < size:
-            slot = (batch * batch_size + b).to(tl.int64)
-            count, label = tl.load(samples_ptr + slot * 2), tl.load(samples_ptr + slot * 2 + 1)
             pixel_ptr, word_ptr = pixels_ptr + slot * capacity, words_ptr + slot * CHUNKS * 4 * capacity
             v = tl.zeros((BLOCK_N,), tl.float32) + v_reset
             spikes = tl.zeros((BLOCK_N,), tl.float32)
@@ -219,7 +214,7 @@ def step_kernel(
                     pixel_ptr, word_ptr + chunk * 4 * capacity, weight_ptr, plane_ptr, count, capacity, pixels,
                     BLOCK_N, BLOCK_K, EXACT,
                 )  # fmt: skip
-                tl.store(current_ptr + tile, current)
+                tl.store(current_ptr + offs_t[:, None] * BLOCK_N + offs_n[None, :], current)
                 tl.debug_barrier()
                 h_rows = h_ptr + chunk * 128 * BLOCK_N
                 v = _walk(
@@ -227,28 +222,27 @@ def step_kernel(
                     DECAY_INPUT, RESTING, POWER_OF_TWO, HARD_RESET, STEPS, UNROLL, BLOCK_N,
                 )  # fmt: skip
                 tl.debug_barrier()
-                mask_t = (chunk * 128 + offs_t < T)[:, None]
-                h = tl.load(h_rows + tile, mask=mask_t, other=0.0)
-                spikes += tl.sum(tl.where(mask_t & (h >= v_threshold), 1.0, 0.0), 0)
-            loss, g, hit = _loss(spikes, label, size, T, CLASSES, BLOCK_N, CROSS_ENTROPY)
-            tl.store(loss_ptr + slot, loss)
-            tl.store(hit_ptr + slot, hit)
+                mask_t = (chunk * 128 + offs_t < T)[None, :]
+                h = tl.load(h_rows + h_tile, mask=mask_t, other=0.0)
+                spikes += tl.sum(tl.where(mask_t & (h >= v_threshold), 1.0, 0.0), 1)
+            tl.store(spikes_ptr + slot * BLOCK_N + offs_n, spikes)
             if BACKWARD:
+                g = _rate_gradient(spikes, label, size, T, CLASSES, BLOCK_N, CROSS_ENTROPY)
                 gh_next = tl.zeros((BLOCK_N,), tl.float32)
                 for j in range(CHUNKS):
                     chunk = CHUNKS - 1 - j
-                    mask_t = (chunk * 128 + offs_t < T)[:, None]
-                    h = tl.load(h_ptr + chunk * 128 * BLOCK_N + tile, mask=mask_t, other=0.0)
+                    mask_t = (chunk * 128 + offs_t < T)[None, :]
+                    h = tl.load(h_ptr + chunk * 128 * BLOCK_N + h_tile, mask=mask_t, other=0.0)
                     spike_slope, reset_slope = slopes(
                         h, v_threshold, v_reset, alpha, HARD_RESET, DETACH_RESET, SURROGATE
                     )
                     # A neuron whose loss has no gradient gets none, however steep its surrogate.
-                    a = tl.where(mask_t & (g != 0.0)[None, :], reset_slope * leak, 0.0)
-                    c = tl.where(mask_t, g[None, :] * spike_slope, 0.0)
-                    a, gh = tl.associative_scan((a, c), 0, _compose, reverse=True)
+                    a = tl.where(mask_t & (g != 0.0)[:, None], reset_slope * leak, 0.0)
+                    c = tl.where(mask_t, g[:, None] * spike_slope, 0.0)
+                    a, gh = tl.associative_scan((a, c), 1, _compose, reverse=True)
                     if CHUNKS > 1:
-                        gh += a * gh_next[None, :]
-                        gh_next = tl.sum(tl.where(offs_t[:, None] == 0, gh, 0.0), 0)
+                        gh += a * gh_next[:, None]
+                        gh_next = tl.sum(tl.where(offs_t[None, :] == 0, gh, 0.0), 1)
                     gradient = gh * inv_tau if DECAY_INPUT else gh
                     _add_weight_gradient(
                         gradient, pixel_ptr, word_ptr + chunk * 4 * capacity, partial_ptr, stamp_ptr, stamp,
@@ -256,7 +250,7 @@ def step_kernel(
                     )  # fmt: skip
                     if HAS_BIAS:
                         _accumulate(
-                            partial_ptr + pixels * BLOCK_N + offs_n, tl.sum(gradient, 0), offs_n < BLOCK_N, ACCUMULATE
+                            partial_ptr + pixels * BLOCK_N + offs_n, tl.sum(gradient, 1), offs_n < BLOCK_N, ACCUMULATE
                         )
                         if not ACCUMULATE:
                             tl.store(stamp_ptr + pixels, stamp)

@@ -27,7 +27,7 @@ BLOCK_P = 4
 """Rows of the weights that one program trains."""
 ENCODED = 128
 """Pixels that one program encodes."""
-UNROLL = 8
+UNROLL = 16
 """Rows of currents that the neurons' walk loads ahead, also past their end."""
 
 
@@ -96,7 +96,7 @@ class Plan:
         programs = self.groups if self.training else batches * batch_size
         self.currents = buffer(programs, CHUNK + UNROLL, problem.block_n)
         self.h = buffer(programs, problem.chunks * CHUNK, problem.block_n)
-        self.loss, self.hit = buffer(batches, batch_size), buffer(batches, batch_size, dtype=torch.int32)
+        self.spikes = buffer(batches, batch_size, problem.block_n)
         groups = self.groups if self.training else 1
         self.partial = buffer(groups, problem.pixels + 1, problem.block_n)
         self.stamps = buffer(groups, problem.pixels + 1, dtype=torch.int32)
@@ -163,7 +163,7 @@ class Plan:
         problem = self.problem
         step_kernel[self.groups, batches](
             self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
-            self.currents, self.h, self.partial, self.stamps, self.loss, self.hit,
+            self.currents, self.h, self.partial, self.stamps, self.spikes,
             batch, self.batch_size, self.capacity, problem.pixels, **problem.neuron,
             CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, T=problem.T, CLASSES=problem.classes,
             BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group, UNROLL=UNROLL,
@@ -177,21 +177,27 @@ class Plan:
         update_kernel[(blocks + 1,)](
             self.job, self.sizes, self.partial, self.stamps, parameters.weight, parameters.planes,
             parameters.moments[0], parameters.moments[1], self.schedule, self.hyper,
-            self.loss, self.hit, self.losses, self.correct,
+            self.samples, self.spikes, self.losses, self.correct,
             batch, self.batch_size, problem.pixels, self.groups,
-            CLASSES=problem.classes, BLOCK_N=problem.block_n, BLOCK_P=BLOCK_P,
-            BLOCK_G=min(64, triton.next_power_of_2(self.groups)), BLOCK_B=self._block_b(), EXACT=problem.exact,
-            ADAM=parameters.adam, num_warps=4, enable_fp_fusion=False,
+            BLOCK_P=BLOCK_P, BLOCK_G=min(64, triton.next_power_of_2(self.groups)), EXACT=problem.exact,
+            ADAM=parameters.adam, **self._tally_constants(), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _tally(self, batches: int) -> None:
         tally_kernel[(batches,)](
-            self.job, self.sizes, self.loss, self.hit, self.losses, self.correct, self.batch_size,
-            BLOCK_B=self._block_b(), num_warps=4, enable_fp_fusion=False,
+            self.job, self.sizes, self.samples, self.spikes, self.losses, self.correct, self.batch_size,
+            **self._tally_constants(), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
-    def _block_b(self) -> int:
-        return min(1024, triton.next_power_of_2(self.batch_size))
+    def _tally_constants(self) -> dict[str, Any]:
+        problem = self.problem
+        return {
+            "T": problem.T,
+            "CLASSES": problem.classes,
+            "BLOCK_N": problem.block_n,
+            "BLOCK_B": min(64, triton.next_power_of_2(self.batch_size)),
+            "CROSS_ENTROPY": problem.cross_entropy,
+        }
 
 
 def _upload(values: Tensor, buffer: Tensor) -> None:

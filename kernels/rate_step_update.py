@@ -14,25 +14,50 @@ from fastsnn.kernels.rate_step_kernels import split
 
 
 @triton.jit
-def _tally(sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr, batch, batch_size, BLOCK_B: tl.constexpr):
-    """Mean loss and correct answers of one batch."""
+def _tally(
+    sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch, batch_size,
+    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, CROSS_ENTROPY: tl.constexpr,
+):  # fmt: skip
+    """Mean loss and correct answers of one batch, from its numbers of spikes [B, BLOCK_N] and labels."""
     size, step = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1)
+    offs_n = tl.arange(0, BLOCK_N)[None, :]
+    loss = tl.zeros((BLOCK_B,), tl.float32)
+    correct = tl.zeros((BLOCK_B,), tl.int32)
+    for first in range(0, size, BLOCK_B):
+        b = first + tl.arange(0, BLOCK_B)
+        slot = (batch * batch_size + b).to(tl.int64)
+        label = tl.load(samples_ptr + slot * 2 + 1, mask=b < size, other=0)
+        mask = (b < size)[:, None] & (offs_n < CLASSES)
+        spikes = tl.load(spikes_ptr + slot[:, None] * BLOCK_N + offs_n, mask=mask, other=-1.0)
+        rate = spikes * (1.0 / T)
+        target = mask & (offs_n == label[:, None])
+        if CROSS_ENTROPY:
+            highest = tl.max(rate, 1)
+            total = tl.sum(tl.where(mask, tl.exp(rate - highest[:, None]), 0.0), 1)
+            value = highest + tl.log(total) - tl.sum(tl.where(target, rate, 0.0), 1)
+        else:
+            error = tl.where(mask, rate - tl.where(target, 1.0, 0.0), 0.0)
+            value = tl.sum(error * error, 1) * (1.0 / CLASSES)
+        loss += tl.where(b < size, value, 0.0)
+        # The lowest of the classes that fired most.
+        answer = tl.min(tl.where(spikes == tl.max(spikes, 1)[:, None], offs_n, BLOCK_N), 1)
+        correct += ((answer == label) & (b < size)).to(tl.int32)
     if size > 0:
-        loss = tl.zeros((BLOCK_B,), tl.float32)
-        correct = tl.zeros((BLOCK_B,), tl.int32)
-        for first in range(0, size, BLOCK_B):
-            b = first + tl.arange(0, BLOCK_B)
-            loss += tl.load(loss_ptr + batch * batch_size + b, mask=b < size, other=0.0)
-            correct += tl.load(hit_ptr + batch * batch_size + b, mask=b < size, other=0)
         tl.store(losses_ptr + step, tl.div_rn(tl.sum(loss, 0), size.to(tl.float32)))
         tl.store(correct_ptr + step, tl.sum(correct, 0).to(tl.int64))
 
 
 @triton.jit
-def tally_kernel(job_ptr, sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr, batch_size, BLOCK_B: tl.constexpr):
+def tally_kernel(
+    job_ptr, sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch_size,
+    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, CROSS_ENTROPY: tl.constexpr,
+):  # fmt: skip
     """Grid (batches); moves the step counter past them."""
     batch = tl.program_id(0)
-    _tally(sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr, batch, batch_size, BLOCK_B)
+    _tally(
+        sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch, batch_size,
+        T, CLASSES, BLOCK_N, BLOCK_B, CROSS_ENTROPY,
+    )  # fmt: skip
     if batch == 0:
         tl.store(job_ptr, tl.load(job_ptr) + tl.num_programs(0))
 
@@ -40,16 +65,19 @@ def tally_kernel(job_ptr, sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr,
 @triton.jit(do_not_specialize=["batch"])
 def update_kernel(
     job_ptr, sizes_ptr, partial_ptr, stamp_ptr, weight_ptr, plane_ptr, first_ptr, second_ptr, schedule_ptr, hyper_ptr,
-    loss_ptr, hit_ptr, losses_ptr, correct_ptr,
+    samples_ptr, spikes_ptr, losses_ptr, correct_ptr,
     batch, batch_size, pixels, groups,
-    CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_B: tl.constexpr,
-    EXACT: tl.constexpr, ADAM: tl.constexpr,
+    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
+    BLOCK_B: tl.constexpr, CROSS_ENTROPY: tl.constexpr, EXACT: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
     """Grid (row blocks + 1): the last program counts, the others train their rows of the weights."""
     size, step = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1)
     last = tl.num_programs(0) - 1
     if tl.program_id(0) == last:
-        _tally(sizes_ptr, loss_ptr, hit_ptr, losses_ptr, correct_ptr, batch, batch_size, BLOCK_B)
+        _tally(
+            sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch, batch_size,
+            T, CLASSES, BLOCK_N, BLOCK_B, CROSS_ENTROPY,
+        )  # fmt: skip
         # Only the encoder reads the step counter, so no program of this launch can see it move.
         if size > 0:
             tl.store(job_ptr, (step + 1).to(tl.int64))
