@@ -148,6 +148,8 @@ class _Trainer:
         self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
         self.device = backends.choose_device() if config.device == "auto" else torch.device(config.device)
+        if config.device == "auto" and self.device.type == "cpu" and torch.cuda.is_available():
+            monitor.message(f"not on the GPU: {backends.cuda_unusable()}")
         if group.size > 1 and self.device.type == "cuda":
             self.device = torch.device("cuda", group.local_rank)
         group.join(self.device)
@@ -172,6 +174,8 @@ class _Trainer:
         self._check_amp()
         self._restore()
         self.step, self.step_name = self._build_step()
+        if "auto" in (config.device, config.backend):
+            monitor.message(f"computing on {self.device} with backend {self.backend.name}, step {self.step_name}")
         # What was chosen is what is recorded, so that a resumed run computes the same thing.
         chosen = {"dataset": self.data.name, "backend": self.backend.name, "step": self.step_name}
         run.config = self.config = replace(config, device=str(self.device), threads=self.threads, **chosen)  # type: ignore[arg-type]
