@@ -208,7 +208,7 @@ def _currents() -> list[Case]:
 
 def _rate_steps() -> list[Case]:
     """Fused training steps on exact currents: K pixels, N classes, B samples of which ``batch_size`` make a step."""
-    base = Case("", "rate-step", B=5, K=23, N=5, batch_size=2, dyadic=True)
+    base = Case("", "rate-step", B=3, K=23, N=5, batch_size=2, dyadic=True)
     cases = []
     for i, (name, neuron) in enumerate(_neurons()):
         surrogate = list(SURROGATES)[(i // 2 + i // 12) % 6]
@@ -221,7 +221,7 @@ def _rate_steps() -> list[Case]:
         replace(base, name="one-pixel", T=5, N=3, K=1, neuron=LIFParameters(v_threshold=0.25)),
         replace(base, name="T33", T=33, optimizer="adam", bias=True),
         replace(base, name="T131", T=131, loss="ce", quick=True),
-        replace(base, name="primes", T=31, K=131, N=17, batch_size=3, bias=True),
+        replace(base, name="primes", T=31, B=5, K=131, N=17, batch_size=3, bias=True),
         replace(base, name="digits-sized", T=100, B=70, K=64, N=10, batch_size=64, optimizer="adam", small=False),
         replace(base, name="mnist-sized", T=100, B=64, K=784, N=10, batch_size=64, small=False),
     ]
@@ -235,7 +235,7 @@ def _training() -> list[Case]:
     for fused in (False, True):
         path = "fused" if fused else "layers"
         short = replace(base, fused=fused, T=17, batch_size=3, steps=2)
-        longer = replace(base, fused=fused, T=100, batch_size=64, steps=16, small=False)
+        longer = replace(base, fused=fused, T=100, batch_size=64, steps=8, small=False)
         cases += [
             replace(short, name=f"{path}-short-sgd", bias=True, quick=True),
             replace(short, name=f"{path}-short-adam", optimizer="adam", quick=True),
