@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
 from torch import Tensor, nn
 
@@ -78,7 +77,7 @@ def evaluate(
         if backend is not None:
             changes |= {"backend": backend, "step": "auto"}
         opened.config = replace(config, **changes)
-        trainer = _Trainer(opened, Monitor(), Group())
+        trainer = _Trainer(opened, Monitor(), Group(), training=False)
         with _memory_explained(trainer.device, "free some, or use another --device"):
             loss, accuracy, seconds = trainer.test()
         return {
@@ -144,7 +143,7 @@ def _settings_kept() -> Iterator[None]:
 class _Trainer:
     """One run's network, optimizer and data on its device, and the loop over them."""
 
-    def __init__(self, run: Run, monitor: Monitor, group: Group) -> None:
+    def __init__(self, run: Run, monitor: Monitor, group: Group, training: bool = True) -> None:
         self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
         self.device = backends.choose_device() if config.device == "auto" else torch.device(config.device)
@@ -159,23 +158,20 @@ class _Trainer:
             # cuBLAS reads it when it is first used.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        if self.backend.name == "numba":
-            numba.set_num_threads(self.threads)
         self.data = data.load(config.dataset, config.data_dir).first(config.train_samples, config.test_samples)
         if self.data.note:
             monitor.message(self.data.note)
         self.data = self.data.to(self.device)
         pixels = self.data.train_images.shape[1]
         self.network = network_of(config, pixels, self.data.classes, self.backend.name).to(self.device)
-        self.optimizer = _optimizer(config, self.network)
+        # torch takes a second to make an optimizer: it imports its compiler for that.
+        self.optimizer = _optimizer(config, self.network) if training else None
         self.scaler = torch.amp.GradScaler(self.device.type) if config.amp == "fp16" else None
         self.progress = Progress()
         self.history: list[EpochMetrics] = []
         self._check_amp()
         self._restore()
         self.step, self.step_name = self._build_step()
-        if "auto" in (config.device, config.backend):
-            monitor.message(f"computing on {self.device} with backend {self.backend.name}, step {self.step_name}")
         # What was chosen is what is recorded, so that a resumed run computes the same thing.
         chosen = {"dataset": self.data.name, "backend": self.backend.name, "step": self.step_name}
         run.config = self.config = replace(config, device=str(self.device), threads=self.threads, **chosen)  # type: ignore[arg-type]
@@ -184,6 +180,11 @@ class _Trainer:
         """Train the epochs that are left; save after each."""
         config, folder, done = self.config, self.folder, len(self.history)
         folder.start(self.environment(), self.history)
+        sizes = [self.data.train_images.shape[1], *config.hidden, self.data.classes]
+        self.monitor.message(
+            f"{self.data.name}, {' -> '.join(map(str, sizes))} LIF neurons, T={config.T}: backend {self.backend.name}, "
+            f"{self.step_name} step, on {self.device} ({self.threads} threads)"
+        )
         if done < config.epochs:
             self.monitor.start(folder.path, len(self.data.train_images), config.epochs, done)
         else:
@@ -303,13 +304,15 @@ class _Trainer:
         if checkpoint is None:
             return
         runs.load_state(self.network, checkpoint["model"], self.folder.path)
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.scaler is not None and checkpoint["scaler"] is not None:
             self.scaler.load_state_dict(checkpoint["scaler"])
         self.progress = Progress.from_state(checkpoint["progress"])
         self.history = [EpochMetrics(**row) for row in checkpoint["history"]]
 
     def _state(self) -> dict[str, Any]:
+        assert self.optimizer is not None
         self.step.sync()
         return {
             "model": self.network.state_dict(),
