@@ -123,17 +123,16 @@ def run(case: Case, target: Target) -> list[Measurement]:
         step="fused" if case.fused else "autograd",
         device=str(target.device),
     )
-    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, name) for name in ("first", "second", "resumed", "one-thread")]
+        if target.backend.name == "numba":
+            # Before the others: each run sets Numba's threads, and the last one leaves all of them.
+            fastsnn.train(replace(config, out=paths[3], threads=1))
         fastsnn.train(replace(config, out=paths[0]))
         fastsnn.train(replace(config, out=paths[1]))
         fastsnn.train(replace(config, out=paths[2], epochs=1))
         fastsnn.train(replace(recorded_config(paths[2]), epochs=2), resume=paths[2])
-        if target.backend.name == "numba":
-            fastsnn.train(replace(config, out=paths[3], threads=1))
         saved = {path.name: checkpoint.load(path / "last.pt") for path in paths if path.exists()}
-    torch.set_num_threads(threads)
     first = saved.pop("first")
     return [found for name, state in saved.items() for found in _same_run(name, state, first)]
 
