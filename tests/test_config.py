@@ -1,0 +1,148 @@
+"""fastsnn.Config: the defaults, what is refused and how, and YAML."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import fastsnn
+from fastsnn.config import Config, read_yaml, recorded_config
+from fastsnn.errors import RunFolderError
+
+
+def test_the_defaults_are_the_reference_job() -> None:
+    config = Config()
+    assert (config.T, config.batch_size, config.tau, config.surrogate, config.alpha) == (100, 64, 2.0, "atan", None)
+    assert (config.optimizer, config.lr, config.loss, config.hidden, config.bias) == ("adam", 1e-3, "mse", (), False)
+    assert config.neuron == fastsnn.LIFParameters()
+
+
+BAD = [
+    ("dataset", "cifar", "auto, mnist, fashion-mnist, digits"),
+    ("data_dir", 3, "a path"),
+    ("train_samples", 0, "1 or more"),
+    ("test_samples", -1, "1 or more"),
+    ("hidden", (800, 0), "1 or more"),
+    ("hidden", (1.5,), "an integer"),
+    ("bias", "yes", "true or false"),
+    ("T", 0, "1 or more"),
+    ("T", 2.5, "an integer"),
+    ("T", True, "an integer"),
+    ("tau", 1.0, "more than 1"),
+    ("tau", "x", "a number"),
+    ("tau", float("nan"), "a finite number"),
+    ("v_threshold", 0.0, "more than v_reset"),
+    ("v_reset", 1.0, "more than v_reset"),
+    ("v_reset", "x", "a number or none"),
+    ("decay_input", 1, "true or false"),
+    ("detach_reset", None, "true or false"),
+    ("surrogate", "step", "atan, sigmoid, erf"),
+    ("alpha", 0.0, "more than 0"),
+    ("loss", "mae", "mse, ce"),
+    ("optimizer", "rmsprop", "adam, sgd"),
+    ("lr", 0.0, "more than 0"),
+    ("lr", float("inf"), "1e37"),
+    ("lr", None, "a number"),
+    ("momentum", 1.0, "less than 1"),
+    ("momentum", float("nan"), "less than 1"),
+    ("epochs", 0, "1 or more"),
+    ("batch_size", 0, "1 or more"),
+    ("seed", -1, "0 or more"),
+    ("seed", 2**64, "2**64 - 1"),
+    ("backend", "jax", "auto, torch, cupy, triton, numba"),
+    ("step", "fast", "auto, fused, autograd"),
+    ("device", "tpu", "auto, cpu, cuda, cuda:N"),
+    ("device", "cuda:-1", "cuda:N"),
+    ("threads", 0, "1 or more"),
+    ("amp", "on", "off, fp16, bf16"),
+    ("deterministic", "no", "true or false"),
+    ("name", "a/b", "a folder name"),
+    ("name", "..", "a folder name"),
+    ("out", 7, "a path"),
+    ("overwrite", "no", "true or false"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), BAD, ids=[f"{name}={value}" for name, value, _ in BAD])
+def test_a_refusal_names_option_value_and_what_is_allowed(name: str, value: Any, allowed: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as refusal:
+        Config(**{name: value})
+    text = str(refusal.value)
+    assert name in text if name != "v_reset" or value != 1.0 else "v_threshold" in text
+    assert "allowed" in text
+    assert allowed in text
+    assert "\n" not in text
+    shown = value[-1] if isinstance(value, tuple) else value
+    assert str(shown) in text
+
+
+def test_every_option_has_a_bad_value_above() -> None:
+    assert {name for name, _, _ in BAD} == set(Config.__dataclass_fields__)
+
+
+def test_close_types_are_taken() -> None:
+    config = Config(T=np.int64(7), lr=np.float32(0.5), tau=3, hidden=[20, 10], out="runs/x")  # type: ignore[arg-type]
+    assert (config.T, config.lr, config.tau, config.hidden, config.out) == (7, 0.5, 3.0, (20, 10), Path("runs/x"))
+    assert [type(value) for value in (config.T, config.lr, config.tau)] == [int, float, float]
+    assert Config(hidden=800).hidden == (800,)  # type: ignore[arg-type]
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = Config(
+        "digits", tmp_path, 10, 5, (30, 20), True, 7, 3.5, 0.9, None, False, True, "erf", 1e-5, "ce", "sgd", 1e-7, 0.1
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    assert Config.from_dict(read_yaml(path), str(path)) == config
+    assert recorded_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("lr: 1e-3", "lr", 1e-3),
+        ("amp: off", "amp", "off"),
+        ("v_reset: none", "v_reset", None),
+        ("v_reset: ~", "v_reset", None),
+        ("hidden: 800", "hidden", (800,)),
+        ("hidden: [800, 400]", "hidden", (800, 400)),
+        ("decay_input: no", "decay_input", False),
+        ("data_dir: data", "data_dir", Path("data")),
+    ],
+)
+def test_yaml_is_read_as_it_is_meant(tmp_path: Path, text: str, name: str, value: Any) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text(text)
+    assert getattr(Config.from_dict(read_yaml(path), str(path)), name) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- 1",
+        "3",
+        "a: [",
+        "\tx",
+        "a: &a [*a]",
+        "x: !!python/object/apply:os.system [id]",
+        "d: 2001-99-99",
+        "[" * 9999,
+    ],
+)
+def test_a_file_that_holds_no_options_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text(text)
+    with pytest.raises((RunFolderError, ValueError), match=r"options\.yaml") as refusal:
+        Config.from_dict(read_yaml(path), str(path))
+    assert "\n" not in str(refusal.value)
+    path.rename(tmp_path / "config.yaml")
+    with pytest.raises(RunFolderError, match=r"config\.yaml"):
+        recorded_config(tmp_path)
+
+
+def test_an_unknown_option_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"f\.yaml has the unknown option 'epoch'; allowed: T, .*, epochs, "):
+        Config.from_dict({"epoch": 3}, "f.yaml")
