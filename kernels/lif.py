@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels._triton import check_device, check_dtype, device_guard, needs_gradient, tl, triton
+from fastsnn.kernels.planes import split3
 from fastsnn.kernels.surrogates import SCHEMA, backward_arguments, charge, forward_arguments, reset, slopes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -58,19 +59,23 @@ def lif_forward_kernel(
 
 @triton.jit
 def lif_backward_kernel(
-    grad_spikes_ptr, grad_v_ptr, h_ptr, grad_current_ptr, grad_v_init_ptr,
+    grad_spikes_ptr, grad_v_ptr, h_ptr, grad_current_ptr, grad_v_init_ptr, total_ptr,
     T, n, stride_grad_t, stride_grad_n,
     inv_tau, leak, v_threshold, v_reset, alpha,
     DECAY_INPUT: tl.constexpr, HARD_RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
-    HAS_GRAD_V: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_GRAD_V: tl.constexpr, SUM: tl.constexpr, PLANES: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK neurons from the last step to the first; gv is the gradient of v after the step."""
+    """BLOCK neurons from the last step to the first; gv is the gradient of v after the step.
+
+    With PLANES 3 the gradient of the current is stored as its planes; with SUM its sum over time is stored too.
+    """
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < n
     if HAS_GRAD_V:
         gv = tl.load(grad_v_ptr + offs, mask=mask, other=0.0).to(tl.float32)
     else:
         gv = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
     grad_ptrs = grad_spikes_ptr + offs * stride_grad_n
     for start in range(0, T, UNROLL):
         grads = ()
@@ -87,9 +92,21 @@ def lif_backward_kernel(
                 potentials[i], v_threshold, v_reset, alpha, HARD_RESET, DETACH_RESET, SURROGATE
             )
             gh = grads[i].to(tl.float32) * spike_slope + gv * reset_slope
-            tl.store(grad_current_ptr + t * n + offs, gh * inv_tau if DECAY_INPUT else gh, mask=mask_t)
+            gx = gh * inv_tau if DECAY_INPUT else gh
+            out = grad_current_ptr + t * n + offs
+            if PLANES == 1:
+                tl.store(out, gx, mask=mask_t)
+            else:
+                plane = tl.cast(T, tl.int64) * n
+                high, middle, low = split3(gx)
+                tl.store(out, high, mask=mask_t)
+                tl.store(out + plane, middle, mask=mask_t)
+                tl.store(out + 2 * plane, low, mask=mask_t)
             gv = tl.where(mask_t, gh * leak, gv)
+            total += tl.where(mask_t, gx, 0.0)
     tl.store(grad_v_init_ptr + offs, gv, mask=mask)
+    if SUM:
+        tl.store(total_ptr + offs, total, mask=mask)
 
 
 def launch_forward(
@@ -110,9 +127,12 @@ def launch_forward(
 
 def launch_backward(
     grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor,
-    grad_current: Tensor, grad_v_init: Tensor, neuron: dict[str, Any],
+    grad_current: Tensor, grad_v_init: Tensor, total: Tensor | None, neuron: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Fill ``grad_current`` and ``grad_v_init`` (contiguous); a gradient of None is zero."""
+    """Fill ``grad_current``, its sum over time ``total`` and ``grad_v_init`` (contiguous); a gradient of None is zero.
+
+    A ``grad_current`` with an axis more than h is filled with the planes of the gradient (``planes.py``).
+    """
     T, n = h.shape[0], grad_v_init.numel()
     if not n:
         return
@@ -122,8 +142,10 @@ def launch_backward(
     with device_guard(h):
         lif_backward_kernel[(triton.cdiv(n, options["BLOCK"]),)](
             grad, h if grad_v is None else grad_v.contiguous(), h, grad_current, grad_v_init,
+            grad_v_init if total is None else total,
             T, n, grad.stride(0), grad.stride(1), **backward_arguments(**neuron),
-            HAS_GRAD_V=grad_v is not None, **options,
+            HAS_GRAD_V=grad_v is not None, SUM=total is not None,
+            PLANES=1 if grad_current.dim() == h.dim() else 3, **options,
         )  # fmt: skip
 
 
@@ -169,7 +191,7 @@ def lif_backward_op(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the current (``dtype``) and of v_init (fp32)."""
     grad_current, grad_v_init = _empty_grads(grad_spikes, grad_v, h, dtype)
-    launch_backward(grad_spikes, grad_v, h, grad_current, grad_v_init, neuron)
+    launch_backward(grad_spikes, grad_v, h, grad_current, grad_v_init, None, neuron)
     return grad_current, grad_v_init
 
 
