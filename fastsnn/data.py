@@ -1,11 +1,13 @@
 """Data sets as uint8 tensors that live on the training device: no worker processes and no host work per batch."""
 
 import hashlib
+import io
 import math
 import os
 import socket
 import zlib
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -88,8 +90,8 @@ def _raw(name: str, folder: Path) -> Path:
     return folder / _TORCHVISION_CLASSES[name] / "raw"
 
 
-def load(name: str = "auto", folder: Path | None = None) -> DataSet:
-    """Load a data set on the CPU, downloading it into ``folder`` where needed.
+def load(name: str = "auto", folder: Path | None = None, say: Callable[[str], None] = lambda text: None) -> DataSet:
+    """Load a data set on the CPU, downloading it into ``folder`` where needed, which ``say`` is told.
 
     ``auto`` is MNIST, or digits (with a ``note``) where MNIST is neither present nor downloadable. Raises
     DataUnavailable, naming the folder, the reason and the ways on.
@@ -98,9 +100,9 @@ def load(name: str = "auto", folder: Path | None = None) -> DataSet:
     if name == "digits":
         return _digits()
     if name != "auto":
-        return _mnist_family(name, folder)
+        return _mnist_family(name, folder, say)
     try:
-        return _mnist_family("mnist", folder)
+        return _mnist_family("mnist", folder, say)
     except _Undownloadable as error:
         return replace(_digits(), note=f"MNIST could not be had ({error}): training on digits instead")
 
@@ -119,9 +121,10 @@ def _digits() -> DataSet:
     return DataSet("digits", images[:1437], labels[:1437], images[1437:], labels[1437:], (8, 8))
 
 
-def _mnist_family(name: str, folder: Path) -> DataSet:
+def _mnist_family(name: str, folder: Path, say: Callable[[str], None]) -> DataSet:
     raw = _raw(name, folder)
     if not is_present(name, folder):
+        say(f"downloading {_TORCHVISION_CLASSES[name]} to {folder}")
         _download(_TORCHVISION_CLASSES[name], folder)
     parts = {file: _read(raw / file, name) for file in _HEADERS}
     images = [torch.from_numpy(parts[f"{part}-images-idx3-ubyte"]).reshape(-1, 28 * 28) for part in ("train", "t10k")]
@@ -147,7 +150,8 @@ def _download(class_name: str, folder: Path) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
-        dataset(folder, download=True)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # a progress bar per file
+            dataset(folder, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _Undownloadable(

@@ -159,7 +159,8 @@ class _Trainer:
             # cuBLAS reads it when it is first used.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        self.data = data.load(config.dataset, config.data_dir).first(config.train_samples, config.test_samples)
+        self.data = data.load(config.dataset, config.data_dir, monitor.message)
+        self.data = self.data.first(config.train_samples, config.test_samples)
         if self.data.note:
             monitor.message(self.data.note)
         self.data = self.data.to(self.device)

@@ -10,11 +10,13 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA device")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from fastsnn import data
+
+    folder = data.default_folder()
+    gpu, mnist = torch.cuda.is_available(), data.is_present("mnist", folder)
     for item in items:
-        if "gpu" in item.keywords and not torch.cuda.is_available():
+        if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+        if "mnist" in item.keywords and not mnist:
+            item.add_marker(pytest.mark.skip(reason=f"needs MNIST, and {folder} ($FASTSNN_DATA) has none"))

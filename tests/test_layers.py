@@ -143,7 +143,7 @@ def test_modules_show_neuron_and_backend() -> None:
     text = repr(nn.Sequential(LinearLIF(2, 3), LIF(backend="torch")))
     assert "in_features=2, out_features=3, bias=True, LIFParameters(tau=2.0" in text
     assert "backend='torch'" in text
-    with pytest.raises(TypeError, match="neuron is 2.0"):
+    with pytest.raises(TypeError, match="neuron is 2"):
         LinearLIF(2, 3, neuron=2.0)  # type: ignore[arg-type]
 
 
