@@ -67,7 +67,7 @@ class RateStep:
             seed=(seed + 2**63) % 2**64 - 2**63,
             cross_entropy=loss == "ce",
             has_bias=bias is not None,
-            exact=weight.is_cuda and torch.cuda.get_device_capability(weight.device) >= (8, 0),
+            exact=_has_bf16_products(weight.device),
             neuron=neuron_arguments(**neuron),
         )
         self.parameters = Parameters(weight, bias, optimizer, self.problem.block_n, self.problem.exact)
@@ -126,3 +126,8 @@ class RateStep:
                 plan = Plan(self.problem, self.parameters, data, batch_size, max(1, steps), stream == TRAINING)
                 plans[batch_size, stream] = plan
             return plan.run(order, epoch, stream, self.use_graph)
+
+
+def _has_bf16_products(device: torch.device) -> bool:
+    """Whether the device's tensor cores multiply bf16."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

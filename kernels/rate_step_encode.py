@@ -4,10 +4,10 @@ A data set is kept as an index of its non-zero pixels (81 % of MNIST is zero), b
 sample d owns entries ``row_ptr[d] .. row_ptr[d + 1]``, each ``pixel | value << 16``. The kernel writes, for slot
 (batch, sample of the batch):
 
-    sizes    int32 [batches, 2]                        samples of the batch (0 past the run's end), number of its step
-    samples  int32 [batches, B, 2]                     number of non-zero pixels, label
-    pixels   int32 [batches, B, capacity]              the non-zero pixels
-    words    int32 [batches, B, chunks, 4, capacity]   their spikes in 128 time steps; bit i of word w is t = 32 w + i
+    sizes    int32 [batches, 2]                            samples in the batch (0 past the run's end), its step
+    samples  int32 [batches, B, 2]                         number of non-zero pixels, label
+    pixels   int32 [batches, B, capacity]                  the non-zero pixels
+    words    int32 [batches, B, chunks, 8, capacity / 2]   spikes: 16 steps of two pixels, the second in the upper half
 
 Random numbers are those of ``kernels/philox.py``, the reference, bit for bit. Nothing here depends on the weights.
 Tests: ``tests/test_rate_step.py``.
@@ -66,7 +66,7 @@ def index_pixels(images: Tensor, labels: Tensor) -> PixelIndex:
 
 @triton.jit
 def poisson_words(seed, epoch, stream, sample, chunk, pixels, values):
-    """Spikes of ``pixels`` int32 [K] with ``values`` 1..255 in 128 time steps: four uint32 [K], one bit per step."""
+    """Spikes of ``pixels`` int32 [K] with ``values`` 0..255 in 128 time steps: four uint32 [K], one bit per step."""
     zero = pixels.to(tl.uint32) * 0
     c0 = pixels.to(tl.uint32)
     c1 = zero + ((stream << 24) + chunk * 16).to(tl.uint32)
@@ -92,6 +92,11 @@ def poisson_words(seed, epoch, stream, sample, chunk, pixels, values):
         q = q << 1
         c1 += 1
     return s0, s1, s2, s3
+
+
+@triton.jit
+def _as_int(words):
+    return words.to(tl.int32, bitcast=True)
 
 
 @triton.jit
@@ -122,11 +127,13 @@ def encode_kernel(
             mask_k = offs_k < count
             entry = tl.load(entry_ptr + start + offs_k, mask=mask_k, other=0)
             pixel = entry & 0xFFFF
-            s0, s1, s2, s3 = poisson_words(seed, epoch, stream, sample, chunk, pixel, entry >> 16)
+            spikes = poisson_words(seed, epoch, stream, sample, chunk, pixel, entry >> 16)
             if chunk == 0:
                 tl.store(pixels_ptr + slot * capacity + offs_k, pixel, mask=mask_k)
-            word = words_ptr + (slot * CHUNKS + chunk) * 4 * capacity + offs_k
-            tl.store(word, s0.to(tl.int32, bitcast=True), mask=mask_k)
-            tl.store(word + capacity, s1.to(tl.int32, bitcast=True), mask=mask_k)
-            tl.store(word + 2 * capacity, s2.to(tl.int32, bitcast=True), mask=mask_k)
-            tl.store(word + 3 * capacity, s3.to(tl.int32, bitcast=True), mask=mask_k)
+            pair = first // 2 + tl.arange(0, BLOCK_K // 2)
+            for w in tl.static_range(4):
+                even, odd = tl.split(tl.reshape(spikes[w], (BLOCK_K // 2, 2)))
+                word = words_ptr + ((slot * CHUNKS + chunk) * 8 + 2 * w) * (capacity // 2) + pair
+                mask = 2 * pair < count
+                tl.store(word, _as_int((even & 0xFFFF) | (odd << 16)), mask=mask)
+                tl.store(word + capacity // 2, _as_int((even >> 16) | (odd & 0xFFFF0000)), mask=mask)

@@ -1,18 +1,21 @@
-"""The training step of a one-layer rate classifier as Triton kernels: step, update, tally.
+"""Forward and backward of a one-layer rate classifier in one Triton kernel, from packed spikes to weight gradients.
 
-``step_kernel``: one program per group of samples, time along the rows of its tiles, 128 steps at a time. Currents are a
-product of spikes and weights; the LIF walks the rows forward; backward through
-time is the affine recursion gh[t] = a[t] gh[t + 1] + c[t], an associative scan; and dW, for the non-zero pixels alone,
-is a second product, written to a partial sum that belongs to the group.
-``update_kernel``: adds the partial sums in a fixed order, applies Adam or SGD, and advances the step counter.
-``tally_kernel``: mean loss and correct answers of each evaluated batch.
+One program per group of samples, BLOCK_T time steps at a time (128, or all T where they fit in fewer):
 
-Programs of one launch never communicate, and the launches of a step follow each other on one stream. Within a program,
-what one thread stores and another loads goes through global memory with ``tl.debug_barrier`` between. A row of the
-partial sums counts only where its stamp is that of the step, so that nothing has to be cleared.
+1. currents [BLOCK_T, N]: the spikes of the non-zero pixels times their weights;
+2. the neurons walk along the currents, which gives h, the numbers of spikes and, by those, the loss's gradient;
+3. backward through time is an affine recursion, gh[t] = a[t] gh[t + 1] + c[t], and so an associative scan;
+4. weight gradients: the same spikes times the gradient of the currents, added to a partial sum that the group owns.
 
-Spikes and buffers: ``kernels/rate_step_encode.py``. Launches: ``kernels/rate_step_launch.py``.
-Tests: ``tests/test_rate_step.py``.
+A row of a partial sum counts where its stamp is that of the step, so that nothing need be cleared between steps.
+``kernels/rate_step_update.py`` adds the groups' sums in a fixed order and trains the weights.
+
+Programs of a launch never communicate, and launches follow each other on one stream. Within a program, what one thread
+stores and another loads passes through global memory, with ``tl.debug_barrier`` between.
+
+On tensor cores (EXACT) a product of spikes, 0 or 1, with fp32 numbers is three bf16 products with the parts of those
+numbers: exact but for the order of summation. Spikes come from ``kernels/rate_step_encode.py``, which describes their
+buffers. Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
 """
 
 from fastsnn.kernels._triton import INTERPRETED, tl, triton
@@ -23,17 +26,29 @@ SIMULATED = tl.constexpr(INTERPRETED)
 
 
 @triton.jit
-def _spike_tile(word_ptr, capacity, offs_k, count, EXACT: tl.constexpr):
-    """Spikes of pixels ``offs_k`` in 128 steps, [128, BLOCK_K] of 0 and 1, from packed words [4, capacity]."""
-    offs_w = tl.arange(0, 4)[:, None, None] * capacity + offs_k[None, None, :]
-    words = tl.load(word_ptr + offs_w, mask=(offs_k < count)[None, None, :], other=0)
-    bits = (words & (1 << tl.arange(0, 32))[None, :, None]) != 0
-    if EXACT and not SIMULATED:
-        one = tl.full(bits.shape, 1.0, tl.bfloat16)
-        spikes = tl.where(bits, one, tl.zeros(bits.shape, tl.bfloat16))
+def _spike_tile(word_ptr, first, count, capacity, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr):
+    """Spikes of BLOCK_K pixels from ``first`` on, [BLOCK_T, BLOCK_K] of 0 and 1, fp32 or (EXACT) bf16.
+
+    A word holds 16 steps of two pixels; a step's two bits times the bits of 1.0 in bf16 are two spikes at once.
+    """
+    pair = first // 2 + tl.arange(0, BLOCK_K // 2)[None, None, None, :]
+    offs = tl.arange(0, BLOCK_T // 16)[:, None, None, None] * (capacity // 2) + pair
+    words = tl.load(word_ptr + offs, mask=2 * pair < count, other=0)
+    half, t = tl.arange(0, 2)[None, :, None, None], tl.arange(0, 8)[None, None, :, None]
+    ones = ((words >> (8 * half)) & (0x00010001 << t)) * (0x3F80 >> t)
+    if EXACT:
+        even, odd = ones.to(tl.int16), (ones >> 16).to(tl.int16)
+        spikes = _operand(tl.join(even, odd).to(tl.bfloat16, bitcast=True))
     else:
-        spikes = tl.where(bits, 1.0, 0.0)
-    return tl.reshape(spikes, (128, bits.shape[2]))
+        # An fp32 number whose lower half is 0 is a bf16 number.
+        spikes = tl.join(ones << 16, ones & -65536).to(tl.float32, bitcast=True)
+    return tl.reshape(spikes, (BLOCK_T, BLOCK_K))
+
+
+@triton.jit
+def _operand(part):
+    """bf16 as a product takes it."""
+    return part.to(tl.float32) if SIMULATED else part
 
 
 @triton.jit
@@ -43,11 +58,6 @@ def split(x):
     rest = x - high.to(tl.float32)
     middle = rest.to(tl.bfloat16)
     return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
-
-
-@triton.jit
-def _operand(part):
-    return part.to(tl.float32) if SIMULATED else part
 
 
 @triton.jit
@@ -61,16 +71,16 @@ def _exact_dot(spikes, high, middle, low):
 @triton.jit
 def _currents(
     pixel_ptr, word_ptr, weight_ptr, plane_ptr, count, capacity, pixels,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """Currents of 128 steps [128, BLOCK_N]: the bias, and the weights of each step's spikes."""
+    """Currents [BLOCK_T, BLOCK_N]: the bias and the weights of each step's spikes."""
     offs_n = tl.arange(0, BLOCK_N)
     plane = (pixels + 1) * BLOCK_N
-    total = tl.zeros((128, BLOCK_N), tl.float32) + tl.load(weight_ptr + pixels * BLOCK_N + offs_n)[None, :]
+    total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32) + tl.load(weight_ptr + pixels * BLOCK_N + offs_n)[None, :]
     for first in range(0, count, BLOCK_K):
         offs_k = first + tl.arange(0, BLOCK_K)
         pixel = tl.load(pixel_ptr + offs_k, mask=offs_k < count, other=0)
-        spikes = _spike_tile(word_ptr, capacity, offs_k, count, EXACT)
+        spikes = _spike_tile(word_ptr, first, count, capacity, BLOCK_T, BLOCK_K, EXACT)
         offs = pixel[:, None] * BLOCK_N + offs_n[None, :]
         if EXACT:
             high, middle = tl.load(plane_ptr + offs), tl.load(plane_ptr + plane + offs)
@@ -84,9 +94,9 @@ def _currents(
 def _walk(
     current_ptr, h_ptr, v, tau, inv_tau, leak, v_threshold, v_reset,
     DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
-    STEPS: tl.constexpr, UNROLL: tl.constexpr, BLOCK_N: tl.constexpr,
+    STEPS: tl.constexpr, UNROLL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The neurons over rows of currents [STEPS, BLOCK_N]: writes h [BLOCK_N, 128], returns the last v [BLOCK_N].
+    """The neurons over rows of currents [STEPS, BLOCK_N]: writes h [BLOCK_N, BLOCK_T], returns the last v [BLOCK_N].
 
     The next rows are loaded before the present ones are used, since a load can't be moved over a store.
     """
@@ -100,7 +110,7 @@ def _walk(
             later += (tl.load(current_ptr + (t + UNROLL + i) * BLOCK_N + offs_n),)
         for i in tl.static_range(UNROLL):
             h = charge(rows[i], v, tau, inv_tau, leak, v_reset, DECAY_INPUT, RESTING, POWER_OF_TWO)
-            tl.store(h_ptr + offs_n * 128 + t + i, h)
+            tl.store(h_ptr + offs_n * BLOCK_T + t + i, h)
             v = reset(h, h >= v_threshold, v_threshold, v_reset, HARD_RESET)
         rows = later
     return v
@@ -142,9 +152,9 @@ def _accumulate(ptr, value, mask, ACCUMULATE: tl.constexpr):
 @triton.jit
 def _add_weight_gradient(
     gradient, pixel_ptr, word_ptr, partial_ptr, stamp_ptr, stamp, count, capacity,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, ACCUMULATE: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
-    """Add the spikes of 128 steps times the currents' gradient [BLOCK_N, 128] to the rows of the non-zero pixels."""
+    """Add the spikes times the currents' gradient [BLOCK_N, BLOCK_T] to the rows of the non-zero pixels."""
     offs_n = tl.arange(0, BLOCK_N)
     gradient = tl.trans(gradient)
     high, middle, low = split(gradient)
@@ -152,7 +162,7 @@ def _add_weight_gradient(
         offs_k = first + tl.arange(0, BLOCK_K)
         mask_k = offs_k < count
         pixel = tl.load(pixel_ptr + offs_k, mask=mask_k, other=0)
-        spikes = tl.trans(_spike_tile(word_ptr, capacity, offs_k, count, EXACT))
+        spikes = tl.trans(_spike_tile(word_ptr, first, count, capacity, BLOCK_T, BLOCK_K, EXACT))
         rows = _exact_dot(spikes, high, middle, low) if EXACT else tl.dot(spikes, gradient, input_precision="ieee")
         _accumulate(partial_ptr + pixel[:, None] * BLOCK_N + offs_n[None, :], rows, mask_k[:, None], ACCUMULATE)
         if not ACCUMULATE:
@@ -180,24 +190,24 @@ def step_kernel(
     tau, inv_tau, leak, v_threshold, v_reset, alpha,
     DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
     DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr, CROSS_ENTROPY: tl.constexpr, HAS_BIAS: tl.constexpr,
-    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    UNROLL: tl.constexpr, EXACT: tl.constexpr, BACKWARD: tl.constexpr,
+    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr, UNROLL: tl.constexpr, EXACT: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups of GROUP samples, batches from ``batch`` on)."""
     CHUNKS: tl.constexpr = (T + 127) // 128
-    STEPS: tl.constexpr = T if T < 128 else 128
+    STEPS: tl.constexpr = T if T < BLOCK_T else BLOCK_T
     # Several passes add to the same rows: the partial sum is cleared first, and each pass reads what it adds to.
     ACCUMULATE: tl.constexpr = BACKWARD and GROUP * CHUNKS > 1
     group, batch = tl.program_id(0), batch + tl.program_id(1)
     program = (tl.program_id(1) * tl.num_programs(0) + group).to(tl.int64)
-    current_ptr += program * ((128 + UNROLL) * BLOCK_N)
-    h_ptr += program * (CHUNKS * 128 * BLOCK_N)
+    current_ptr += program * ((BLOCK_T + UNROLL) * BLOCK_N)
+    h_ptr += program * (CHUNKS * BLOCK_T * BLOCK_N)
     partial_ptr += program * (pixels + 1) * BLOCK_N
     stamp_ptr += program * (pixels + 1)
     size, stamp = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1) + 1
-    offs_n, offs_t = tl.arange(0, BLOCK_N), tl.arange(0, 128)
+    offs_n, offs_t = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_T)
     # h has time along the lanes of a warp: the sum over time and the scan then need no shared memory.
-    h_tile = offs_n[:, None] * 128 + offs_t[None, :]
+    h_tile = offs_n[:, None] * BLOCK_T + offs_t[None, :]
     if ACCUMULATE:
         _clear(partial_ptr, stamp_ptr, stamp, tl.where(group * GROUP < size, pixels + 1, 0), BLOCK_N)
     for i in range(GROUP):
@@ -212,14 +222,14 @@ def step_kernel(
             for chunk in range(CHUNKS):
                 current = _currents(
                     pixel_ptr, word_ptr + chunk * 4 * capacity, weight_ptr, plane_ptr, count, capacity, pixels,
-                    BLOCK_N, BLOCK_K, EXACT,
+                    BLOCK_T, BLOCK_N, BLOCK_K, EXACT,
                 )  # fmt: skip
                 tl.store(current_ptr + offs_t[:, None] * BLOCK_N + offs_n[None, :], current)
                 tl.debug_barrier()
-                h_rows = h_ptr + chunk * 128 * BLOCK_N
+                h_rows = h_ptr + chunk * BLOCK_T * BLOCK_N
                 v = _walk(
                     current_ptr, h_rows, v, tau, inv_tau, leak, v_threshold, v_reset,
-                    DECAY_INPUT, RESTING, POWER_OF_TWO, HARD_RESET, STEPS, UNROLL, BLOCK_N,
+                    DECAY_INPUT, RESTING, POWER_OF_TWO, HARD_RESET, STEPS, UNROLL, BLOCK_T, BLOCK_N,
                 )  # fmt: skip
                 tl.debug_barrier()
                 mask_t = (chunk * 128 + offs_t < T)[None, :]
@@ -232,7 +242,7 @@ def step_kernel(
                 for j in range(CHUNKS):
                     chunk = CHUNKS - 1 - j
                     mask_t = (chunk * 128 + offs_t < T)[None, :]
-                    h = tl.load(h_ptr + chunk * 128 * BLOCK_N + h_tile, mask=mask_t, other=0.0)
+                    h = tl.load(h_ptr + chunk * BLOCK_T * BLOCK_N + h_tile, mask=mask_t, other=0.0)
                     spike_slope, reset_slope = slopes(
                         h, v_threshold, v_reset, alpha, HARD_RESET, DETACH_RESET, SURROGATE
                     )
@@ -246,7 +256,7 @@ def step_kernel(
                     gradient = gh * inv_tau if DECAY_INPUT else gh
                     _add_weight_gradient(
                         gradient, pixel_ptr, word_ptr + chunk * 4 * capacity, partial_ptr, stamp_ptr, stamp,
-                        count, capacity, BLOCK_N, BLOCK_K, EXACT, ACCUMULATE,
+                        count, capacity, BLOCK_T, BLOCK_N, BLOCK_K, EXACT, ACCUMULATE,
                     )  # fmt: skip
                     if HAS_BIAS:
                         _accumulate(

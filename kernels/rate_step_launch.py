@@ -27,8 +27,8 @@ BLOCK_P = 4
 """Rows of the weights that one program trains."""
 ENCODED = 128
 """Pixels that one program encodes."""
-UNROLL = 16
-"""Rows of currents that the neurons' walk loads ahead, also past their end."""
+AHEAD = 16
+"""Rows of currents that the neurons' walk loads ahead, also past their end, at most: as long as a load takes."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,17 @@ class Problem:
     @property
     def chunks(self) -> int:
         return -(-self.T // CHUNK)
+
+    @property
+    def block_t(self) -> int:
+        """Time steps of a tile."""
+        return min(CHUNK, max(16, triton.next_power_of_2(self.T)))
+
+    @property
+    def unroll(self) -> int:
+        """Steps of the neurons' walk at a time, so that as few as possible are made past the end."""
+        steps = min(self.T, CHUNK)
+        return min(range(AHEAD, 7, -1), key=lambda unroll: -(-steps // unroll) * unroll)
 
 
 class Plan:
@@ -91,11 +102,11 @@ class Plan:
         self.sizes = buffer(batches, 2, dtype=torch.int32)
         self.samples = buffer(batches, batch_size, 2, dtype=torch.int32)
         self.pixels = buffer(batches, batch_size, self.capacity, dtype=torch.int32)
-        self.words = buffer(batches, batch_size, problem.chunks, 4, self.capacity, dtype=torch.int32)
+        self.words = buffer(batches, batch_size, problem.chunks, 8, self.capacity // 2, dtype=torch.int32)
         # What the step writes, some of it for itself alone.
         programs = self.groups if self.training else batches * batch_size
-        self.currents = buffer(programs, CHUNK + UNROLL, problem.block_n)
-        self.h = buffer(programs, problem.chunks * CHUNK, problem.block_n)
+        self.currents = buffer(programs, problem.block_t + AHEAD, problem.block_n)
+        self.h = buffer(programs, problem.chunks, problem.block_n, problem.block_t)
         self.spikes = buffer(batches, batch_size, problem.block_n)
         groups = self.groups if self.training else 1
         self.partial = buffer(groups, problem.pixels + 1, problem.block_n)
@@ -166,8 +177,8 @@ class Plan:
             self.currents, self.h, self.partial, self.stamps, self.spikes,
             batch, self.batch_size, self.capacity, problem.pixels, **problem.neuron,
             CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, T=problem.T, CLASSES=problem.classes,
-            BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group, UNROLL=UNROLL,
-            EXACT=problem.exact, BACKWARD=self.training,
+            BLOCK_T=problem.block_t, BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group,
+            UNROLL=problem.unroll, EXACT=problem.exact, BACKWARD=self.training,
             num_warps=problem.block_n // 4, num_stages=3, enable_fp_fusion=False,
         )  # fmt: skip
 

@@ -86,7 +86,7 @@ class Parameters:
     def advance(self, steps: int) -> None:
         """The kernels took this many steps."""
         self.steps += steps
-        self._ahead = True
+        self._ahead |= steps > 0
 
     def schedule(self, steps: int) -> tuple[Tensor, Tensor]:
         """The tables of the next steps on the CPU, made in double: fp32 [steps, 2] and [5]."""

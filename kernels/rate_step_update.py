@@ -27,16 +27,16 @@ def _tally(
         b = first + tl.arange(0, BLOCK_B)
         slot = (batch * batch_size + b).to(tl.int64)
         label = tl.load(samples_ptr + slot * 2 + 1, mask=b < size, other=0)
-        mask = (b < size)[:, None] & (offs_n < CLASSES)
-        spikes = tl.load(spikes_ptr + slot[:, None] * BLOCK_N + offs_n, mask=mask, other=-1.0)
+        mask_n = offs_n < CLASSES
+        spikes = tl.load(spikes_ptr + slot[:, None] * BLOCK_N + offs_n, mask=(b < size)[:, None] & mask_n, other=-1.0)
         rate = spikes * (1.0 / T)
-        target = mask & (offs_n == label[:, None])
+        target = offs_n == label[:, None]
         if CROSS_ENTROPY:
             highest = tl.max(rate, 1)
-            total = tl.sum(tl.where(mask, tl.exp(rate - highest[:, None]), 0.0), 1)
+            total = tl.sum(tl.where(mask_n, tl.exp(rate - highest[:, None]), 0.0), 1)
             value = highest + tl.log(total) - tl.sum(tl.where(target, rate, 0.0), 1)
         else:
-            error = tl.where(mask, rate - tl.where(target, 1.0, 0.0), 0.0)
+            error = tl.where(mask_n, rate - tl.where(target, 1.0, 0.0), 0.0)
             value = tl.sum(error * error, 1) * (1.0 / CLASSES)
         loss += tl.where(b < size, value, 0.0)
         # The lowest of the classes that fired most.
@@ -81,15 +81,17 @@ def update_kernel(
         # Only the encoder reads the step counter, so no program of this launch can see it move.
         if size > 0:
             tl.store(job_ptr, (step + 1).to(tl.int64))
-    elif size > 0:
+    else:
         rows = pixels + 1
         offs_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
         offs_n = tl.arange(0, BLOCK_N)
         offs = offs_p[:, None] * BLOCK_N + offs_n[None, :]
-        mask = (offs_p < rows)[:, None] & (offs_n < CLASSES)[None, :]
+        # Past the end of the run nothing is stored; a branch on it would hold up every load.
+        mask = (offs_p < tl.where(size > 0, rows, 0))[:, None] & (offs_n < CLASSES)[None, :]
         weight = tl.load(weight_ptr + offs, mask=mask, other=0.0)
         first = tl.load(first_ptr + offs, mask=mask, other=0.0)
-        rate, correction = tl.load(schedule_ptr + step * 2), tl.load(schedule_ptr + step * 2 + 1)
+        rate = tl.load(schedule_ptr + step * 2, mask=size > 0, other=0.0)
+        correction = tl.load(schedule_ptr + step * 2 + 1, mask=size > 0, other=1.0)
         gradient = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
         for g in range(0, groups, BLOCK_G):
             group = g + tl.arange(0, BLOCK_G)
