@@ -12,6 +12,7 @@ from bench import cases, machine, ours, peers, summary
 from bench.race import Session
 from bench.results import FOLDER, Results
 from fastsnn import backends, data
+from fastsnn.training import cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -116,7 +117,7 @@ def _peer_names(config: pytest.Config) -> list[str]:
 
 
 def _grid(config: pytest.Config) -> dict[str, cases.Case]:
-    return cases.grid(config.option.grid, _device(config).type == "cuda", machine.cores())
+    return cases.grid(config.option.grid, _device(config).type == "cuda", cores())
 
 
 def _case(item: pytest.Item) -> Any:

@@ -22,6 +22,7 @@ from bench import machine, ours, peers
 from bench.cases import EPOCH_STEPS, Case
 from bench.race import OursFailedError, Session
 from bench.results import Row
+from fastsnn.training import cores
 
 TARGET = {"mnist": 0.92, "digits": 0.0}
 """Test accuracy to reach; digits only shows that this runs."""
@@ -36,8 +37,9 @@ def run(case: Case, session: Session, benchmark: BenchmarkFixture) -> None:
     label = ours.Ours(name, session.device).label()
     own = Row(name, label, case.to_dict(), session.data, "measured", ours=True, environment=session.environment)
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {cache: str(Path(folder) / cache) for cache in _CACHES}
+        environment = dict(os.environ)
         if session.size != "tiny":
+            environment |= {cache: str(Path(folder) / cache) for cache in _CACHES}
             own.first_seconds, _ = _train(case, session, backend, environment)
 
         def target() -> float:
@@ -47,7 +49,7 @@ def run(case: Case, session: Session, benchmark: BenchmarkFixture) -> None:
             return seconds
 
         benchmark.pedantic(target, rounds=1 if session.size == "tiny" else 2)
-    own.threads = machine.cores() if session.device.type == "cpu" else None
+    own.threads = cores() if session.device.type == "cpu" else None
     session.results.rows.append(own)
     for peer in session.peer_names:
         session.results.rows.append(_peer_row(peer, case, session, own))
@@ -111,7 +113,7 @@ def _peer_row(name: str, case: Case, session: Session, own: Row) -> Row:
     timed = session.results.find("rate_step", name)
     row.threads = timed.threads if timed else None
     try:
-        start, step, steps = _measure_peer(name, case, session, row.threads or machine.cores())
+        start, step, steps = _measure_peer(name, case, session, row.threads or cores())
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         row.status, row.reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
         return row

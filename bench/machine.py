@@ -13,12 +13,9 @@ import torch
 
 from bench.works import synchronize
 from fastsnn import runs
+from fastsnn.training import cores
 
 ROOT = Path(__file__).parents[1]
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_name(device: torch.device) -> str:

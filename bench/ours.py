@@ -21,6 +21,8 @@ _DOUBLING = 2.0**16
 
 def absent(name: str, device: torch.device) -> str | None:
     """Why this implementation can't run here; None where it can."""
+    if name == "fastsnn-triton" and device.type == "cpu":
+        return "it needs a CUDA GPU"  # Triton's interpreter is not a benchmark
     return backends.unusable(name.removeprefix("fastsnn-"), device)
 
 

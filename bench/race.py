@@ -13,11 +13,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench import cases, gate, machine, ours, peers, works
+from bench import cases, gate, ours, peers, works
 from bench.cases import Case
 from bench.gate import Gate
 from bench.results import Results, Row, shares
 from bench.works import Work
+from fastsnn.training import cores
 
 
 class OursFailedError(AssertionError):
@@ -84,7 +85,7 @@ class Session:
 def run(case: Case, session: Session, benchmark: BenchmarkFixture) -> None:
     """Gate every implementation of ``case``, time those that pass in turn, and record all of them."""
     x = cases.inputs(case, session.images, session.labels)
-    with ours.threads(case.threads or machine.cores()):
+    with ours.threads(case.threads or cores()):
         threads = torch.get_num_threads()
         own_gate = gate.build(case, session.images, session.labels)
         first, *others = session.names(case)
@@ -155,7 +156,7 @@ def _tuned_threads(work: Work, name: str, session: Session) -> int | None:
     if session.device.type != "cpu":
         return None
     if name not in ("jax", "fastsnn-numba") and session.size != "tiny":
-        works.use_fastest_threads(work, cases.thread_counts(machine.cores()))
+        works.use_fastest_threads(work, cases.thread_counts(cores()))
     return work.threads
 
 

@@ -14,7 +14,7 @@ from bench.results import Results, Row, quartiles, ratios
 ROOT = machine.ROOT
 PAGE = ROOT / "docs" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "images"
-README = ROOT / "README.md"
+READMES = (ROOT / "README.md", ROOT / "README_cn.md")
 MARKERS = ("<!-- bench:start -->", "<!-- bench:end -->")
 
 SECTIONS = {
@@ -237,8 +237,14 @@ def _image(name: str, chart: str) -> str:
     return f"images/bench-{name}-{chart}.png"
 
 
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def with_table(readme: str, table: str) -> str:
-    """README's text with the table between its markers."""
+    """README's text with the table between its markers, where it has them."""
+    if MARKERS[0] not in readme:
+        return readme
     before, _, rest = readme.partition(MARKERS[0])
     _, _, after = rest.partition(MARKERS[1])
     return f"{before}{MARKERS[0]}\n{table}\n{MARKERS[1]}{after}"
@@ -253,9 +259,8 @@ def committed() -> list[Results]:
 def stale() -> list[Path]:
     """Files that are not what the committed results make; a missing chart counts."""
     files = committed()
-    readme = README.read_text(encoding="utf-8")
-    wrong = [] if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page(files) else [PAGE]
-    wrong += [] if readme == with_table(readme, readme_table(files)) else [README]
+    wanted = {PAGE: page(files)} | {path: with_table(_read(path), readme_table(files)) for path in READMES}
+    wrong = [path for path, text in wanted.items() if _read(path) != text]
     charts = ("ratios", "linear_lif", "scaling")
     shown = [PAGE.parent / _image(machine_slug(found), chart) for found in files for chart in charts]
     return wrong + [path for path in shown if f"({path.relative_to(PAGE.parent)})" in page(files) and not path.exists()]
@@ -273,8 +278,8 @@ def main() -> int:
     files = committed()
     IMAGES.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(page(files), encoding="utf-8")
-    readme = README.read_text(encoding="utf-8")
-    README.write_text(with_table(readme, readme_table(files)), encoding="utf-8")
+    for path in READMES:
+        path.write_text(with_table(_read(path), readme_table(files)), encoding="utf-8")
     for found in files:
         charts.draw(found, IMAGES / f"bench-{machine_slug(found)}")
     return 0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import works
 from bench.cases import Case
+from bench.peers.remote import Remote
 from bench.works import Work
 
 MODULES = {
@@ -48,8 +49,10 @@ def absent(name: str, device: torch.device, peer_env: Path | None) -> str | None
 
 def create(name: str, peer_env: Path | None) -> Any:
     """The peer; call only where :func:`absent` is None."""
-    module = importlib.import_module(f"bench.peers.{MODULES[name][0]}")
-    return module.Remote(name, peer_env) if name == "spikingjelly2" else module.PEERS[name]()
+    if name == "spikingjelly2":
+        assert peer_env is not None
+        return Remote(name, peer_env)
+    return importlib.import_module(f"bench.peers.{MODULES[name][0]}").PEERS[name]()
 
 
 def work(peer: Any, case: Case, x: dict[str, Tensor], device: torch.device) -> Work:

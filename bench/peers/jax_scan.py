@@ -1,8 +1,11 @@
 """Plain JAX: the reference's step in lax.scan with a custom derivative, everything under one jit."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the GPU's memory to the others
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench import works
 from bench.cases import LEARNING_RATE, Case
 from bench.works import Outputs
 
@@ -67,8 +71,9 @@ def _train(weights: list[Any], moments: Any, x: Any, target: Any, step: Any) -> 
 class JaxWork:
     """A case's work as one jitted function."""
 
-    def __init__(self, case: Case, x: dict[str, Tensor]) -> None:
-        self.case, self.threads = case, torch.get_num_threads()  # XLA's own pool, which can't be sized
+    def __init__(self, case: Case, x: dict[str, Tensor], device: torch.device) -> None:
+        self.case, self.device = case, device
+        self.threads = torch.get_num_threads()  # XLA's own pool, which can't be sized
         self.call = getattr(self, f"_{'mlp' if case.subject == 'rate_step' else case.subject}")(case, _arrays(x))
 
     def run(self) -> None:
@@ -78,6 +83,10 @@ class JaxWork:
         started = time.perf_counter()
         self.run()
         return time.perf_counter() - started
+
+    def peak_memory(self) -> int | None:
+        """Only of main memory: its allocator on a GPU keeps its own account."""
+        return works.peak_memory(self, self.device) if self.device.type == "cpu" else None
 
     def outputs(self, x: dict[str, Tensor]) -> Outputs:
         return {name: torch.from_numpy(np.array(value)) for name, value in self._outputs(_arrays(x)).items()}
@@ -148,7 +157,9 @@ class Jax:
         return f"JAX {jax.__version__} lax.scan"
 
     def work(self, case: Case, x: dict[str, Tensor], device: torch.device) -> JaxWork:
-        return JaxWork(case, x)
+        if device.type == "cuda" and jax.default_backend() != "gpu":
+            raise RuntimeError("this JAX has no CUDA: pip install jax[cuda13]")
+        return JaxWork(case, x, device)
 
 
 def _with_gradient(function: Callable[[Any], Any], x: Any, grad: Any) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Remote:
-    """SpikingJelly 2 in an environment of its own."""
+    """SpikingJelly 2 in an environment of its own; ValueError where that has no Python."""
 
     forward_only: ClassVar[bool] = False
     subjects: ClassVar[tuple[str, ...]] = ("rate_step", "lif", "linear_lif", "mlp", "encoding")
