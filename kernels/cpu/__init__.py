@@ -1,36 +1,55 @@
-"""The kernels for the CPU, in Numba: ``philox`` (spikes), ``lif`` (scans and linear+LIF), ``rate_step`` (a training step).
+"""The kernels for the CPU, in Numba: ``philox`` (spikes), ``lif`` (scans, linear+LIF), ``rate_step`` (a training step).
 
-Every function is compiled on its first call, for this machine's instruction set, and the machine code is kept on disk
-beside the source or in the user's cache folder; where neither can be written it is compiled once per process.
+Functions are compiled when they are first called, for this machine's instruction set, and their machine code is kept on
+disk beside the source or in the user's cache folder; where neither can be written each process compiles anew.
 """
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 
-SERIAL = threading.RLock()
-"""Held during a parallel call: Numba's own pool of threads (workqueue) ends the process when two threads use it at once."""
-
-if numba.config.THREADING_LAYER == "default":
-    # OpenMP's threads spin at barriers: on a busy machine a step takes ten times as long; and they do not survive a fork.
-    numba.config.THREADING_LAYER = "workqueue"
-
-# Numba judges a cached function by its own file alone; with the time of the newest file, a change in one reaches its callers.
-_CHANGED = max((path.stat().st_mtime for path in Path(__file__).parent.glob("*.py")), default=0.0)
+# Numba judges a cached function by its own file alone: with this, a change in one file reaches its callers in others.
+_CHANGED = max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py"))
 
 
-def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """``numba.njit`` without the GIL and with the machine code cached on disk wherever that is possible."""
+def jit(function: Callable[..., Any] | None = None, *, entry: bool = False, inline: str = "never") -> Any:
+    """``numba.njit`` without the GIL, cached on disk where possible. Only an ``entry`` can be called from Python."""
     if function is None:
-        return lambda f: jit(f, **options)
-    options = {"nogil": True, "error_model": "numpy"} | options
+        return lambda f: jit(f, entry=entry, inline=inline)
+    options = {
+        "inline": inline,
+        "nogil": True,
+        "error_model": "numpy",
+        "no_cpython_wrapper": not entry,
+        "no_cfunc_wrapper": True,
+    }
     try:
         kernel = numba.njit(cache=True, **options)(function)
-        cached = kernel._cache._cache_file
-        cached._source_stamp = (*cached._source_stamp, _CHANGED)
-        return kernel
-    except RuntimeError:  # no folder for the cache can be written
+    except RuntimeError:  # there is no folder that the cache could be written to
         return numba.njit(**options)(function)
+    index = kernel._cache._cache_file
+    index._source_stamp = (*index._source_stamp, _CHANGED)
+    return kernel
+
+
+@contextmanager
+def before_compiling(announce: Callable[[], None]) -> Iterator[None]:
+    """Call ``announce`` once, before the first function that this block compiles (and finds in no cache)."""
+
+    class Listener(event.Listener):
+        announced = False
+
+        def on_start(self, event: event.Event) -> None:
+            if not self.announced:
+                self.announced = True
+                announce()
+
+        def on_end(self, event: event.Event) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Listener()):
+        yield

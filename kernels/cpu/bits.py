@@ -1,8 +1,9 @@
 """Products of packed spikes with a float matrix: out[r] += sum of matrix[c] over the bits c of row r that are set.
 
 Four columns at a time: the 16 possible sums of four rows of the matrix are tabulated once, and each row of bits then
-costs one addition per four columns. Both products of a linear layer on spikes have this form: the currents (rows are time
-steps, columns are pixels) and the weight gradient (rows are pixels, columns are time steps).
+costs one addition per four columns ("the method of the four Russians"). Both products of a linear layer on spikes have
+this form: the currents (rows are time steps, columns are pixels) and the weight gradient (rows are pixels, columns are
+time steps).
 
 ``Lanes`` is a vector of 16 floats that lives in registers (LLVM's <16 x float>, on any instruction set).
 """
@@ -20,8 +21,6 @@ from fastsnn.kernels.cpu import jit
 LANES = 16
 COLUMNS = 64
 """Columns of one word."""
-COUNTING = np.arange(COLUMNS, dtype=np.uint64)
-"""``rows`` of consecutive rows."""
 CACHE_LINE = 64
 """Bytes, and those of Lanes."""
 TABLE_SIZE = COLUMNS // 4 * 16 * LANES
@@ -130,7 +129,7 @@ def _row(matrix, first, stride, rows, c, count):
 
 @jit
 def add_selected(words, count, table, out, first, stride, rows, n):
-    """Add the tabulated rows whose bits are set in words[r] to the 16 floats at out[first + rows[r] * stride], r < n."""
+    """Add the tabulated rows whose bits words[r] has to the 16 floats at out[first + rows[r] * stride], for r < n."""
     for r in range(n):
         word = words[r]
         address = first + np.intp(rows[r]) * stride
@@ -155,7 +154,7 @@ def _swap(rows, out, shift, mask):
 
 @jit
 def transpose(rows, spare):
-    """Transpose a 64 x 64 bit matrix in place: bit c of rows[r] becomes bit r of rows[c]. Both arguments are uint64 [64]."""
+    """Transpose a 64 x 64 bit matrix in place: bit c of rows[r] becomes bit r of rows[c]. Both are uint64 [64]."""
     shift, mask = U64(32), U64(0x00000000FFFFFFFF)
     for _ in range(3):
         _swap(rows, spare, shift, mask)

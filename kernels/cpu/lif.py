@@ -4,22 +4,22 @@
 
 Each worker walks the T steps with a block of neurons whose state stays in the first-level cache; spikes of the backward
 pass are recomputed from the saved membrane potential h [T, n], which inference does not store. Potentials are fp32 and
-bit-identical to ``kernels/reference.py``, the oracle. A linear layer's products are torch's own, and its currents become
-h in place. ``n`` is the number of neurons (all axes but time).
+bit-identical to ``kernels/reference.py``, the oracle. A linear layer's products are torch's own, and its currents
+become h in place. ``n`` is the number of neurons (all axes but time).
 
-Registered as ``fastsnn::numba_lif`` and ``fastsnn::numba_linear_lif``. Kernels: ``cpu/lif_kernels.py``. Twins: ``lif.py``,
-``linear_lif.py`` (Triton). Tests: ``tests/test_cpu_lif.py``. Benchmarks: ``bench/bench_lif.py``, ``bench/bench_linear_lif.py``.
+Registered as ``fastsnn::numba_lif`` and ``fastsnn::numba_linear_lif``. Kernels: ``cpu/lif_kernels.py``.
+Twins: ``lif.py``, ``linear_lif.py`` (Triton). Tests: ``tests/test_cpu_lif.py``.
+Benchmarks: ``bench/bench_lif.py``, ``bench/bench_linear_lif.py``.
 """
 
 from typing import Any
 
-import numba
 import torch
 from torch import Tensor
 
-from fastsnn.kernels.cpu import SERIAL
 from fastsnn.kernels.cpu.lif_kernels import backward, forward
 from fastsnn.kernels.cpu.neuron import neuron_arguments
+from fastsnn.kernels.cpu.threads import spread, workers_for
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INPUTS = (*DTYPES, torch.bool, torch.uint8)
@@ -32,18 +32,17 @@ SCHEMA = (
 def run_forward(
     current: Tensor | None, v_init: Tensor | None, spikes: Tensor, v: Tensor, h: Tensor | None, neuron: dict[str, Any]
 ) -> None:
-    """Fill ``spikes``, ``v`` and ``h`` (fp32, contiguous). h None: not stored; current None: h holds it, and is replaced."""
+    """Fill ``spikes``, ``v`` and ``h`` (fp32, contiguous); without h it is not stored, without current h holds it."""
     v.fill_(neuron["v_reset"] or 0.0) if v_init is None else v.copy_(v_init)
     if not v.numel():
         return
     shape = (len(spikes), v.numel())
     empty = spikes.new_empty(0, v.numel())
     source, store = (empty if tensor is None else tensor.reshape(shape) for tensor in (current, h))
-    with SERIAL:
-        forward(
-            source.contiguous().numpy(), v.reshape(-1).numpy(), spikes.reshape(shape).numpy(), store.numpy(),
-            tuple(neuron_arguments(**neuron)), numba.get_num_threads(),
-        )  # fmt: skip
+    spread(
+        forward, workers_for(spikes.numel()), source.contiguous().numpy(), v.reshape(-1).numpy(),
+        spikes.reshape(shape).numpy(), store.numpy(), neuron_arguments(**neuron),
+    )  # fmt: skip
 
 
 def run_backward(
@@ -59,12 +58,11 @@ def run_backward(
         grad_spikes = h.new_zeros(()).expand(h.shape)
     # A gradient that is the same at every time step, as of spikes.sum(0), is read from one row.
     rows = grad_spikes[:1] if grad_spikes.stride(0) == 0 else grad_spikes
-    with SERIAL:
-        backward(
-            rows.reshape(len(rows), n).float().contiguous().numpy(), grad_v_init.reshape(-1).numpy(),
-            h.reshape(-1, n).numpy(), grad_current.reshape(-1, n).numpy(),
-            tuple(neuron_arguments(**neuron)), numba.get_num_threads(),
-        )  # fmt: skip
+    spread(
+        backward, workers_for(h.numel()), rows.reshape(len(rows), n).float().contiguous().numpy(),
+        grad_v_init.reshape(-1).numpy(), h.reshape(-1, n).numpy(), grad_current.reshape(-1, n).numpy(),
+        neuron_arguments(**neuron),
+    )  # fmt: skip
 
 
 @torch.library.custom_op(
@@ -109,9 +107,7 @@ def lif_backward_op(
 
 
 @lif_backward_op.register_fake
-def _empty_grads(
-    grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor, **neuron: Any
-) -> tuple[Tensor, Tensor]:
+def _empty_grads(grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor, **neuron: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(h), torch.empty(h.shape[1:], dtype=torch.float32, device=h.device)
 
 

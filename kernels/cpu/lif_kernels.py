@@ -1,10 +1,9 @@
 """Numba kernels of the LIF scan, forward and backward, over [T, n]: see ``cpu/lif.py``."""
 
-import numba
 import numpy as np
 
 from fastsnn.kernels.cpu import jit
-from fastsnn.kernels.cpu.neuron import Neuron, charge, reset, slopes, surrogate
+from fastsnn.kernels.cpu.neuron import charge, reset, slopes, surrogate
 
 BLOCK = 256
 """Neurons whose state a worker keeps in the cache while it walks the time steps."""
@@ -13,7 +12,6 @@ BLOCK = 256
 @jit
 def forward_block(current, v, spikes, h, start, stop, neuron):
     """Neurons start .. stop - 1; ``current`` of no rows is in h, ``h`` of no rows is not stored."""
-    neuron = Neuron(*neuron)
     in_place, store = len(current) == 0, len(h) > 0
     state = v[start:stop]
     for t in range(len(spikes)):
@@ -27,20 +25,17 @@ def forward_block(current, v, spikes, h, start, stop, neuron):
             state[i] = reset(membrane, neuron)
 
 
-@jit(parallel=True)
-def forward(current, v, spikes, h, neuron, workers):
-    """current [T, n] to spikes [T, n], h [T, n] and, from its initial value, v [n]."""
-    n = len(v)
-    for worker in numba.prange(workers):
-        first, last = n * worker // workers, n * (worker + 1) // workers
-        for start in range(first, last, BLOCK):
-            forward_block(current, v, spikes, h, start, min(start + BLOCK, last), neuron)
+@jit(entry=True)
+def forward(worker, workers, current, v, spikes, h, neuron):
+    """One worker's share of current [T, n] to spikes [T, n], h [T, n] and, from its initial value, v [n]."""
+    first, last = len(v) * worker // workers, len(v) * (worker + 1) // workers
+    for start in range(first, last, BLOCK):
+        forward_block(current, v, spikes, h, start, min(start + BLOCK, last), neuron)
 
 
 @jit
 def backward_block(grad_spikes, grad_v, h, grad_current, start, stop, neuron):
     """Neurons start .. stop - 1; ``grad_spikes`` of one row is that of every time step."""
-    neuron = Neuron(*neuron)
     gain = neuron.inverse_tau if neuron.decay_input else np.float32(1)
     derivative = np.empty(BLOCK, np.float32)
     state = grad_v[start:stop]
@@ -55,11 +50,9 @@ def backward_block(grad_spikes, grad_v, h, grad_current, start, stop, neuron):
             state[i] = grad_h * neuron.leak
 
 
-@jit(parallel=True)
-def backward(grad_spikes, grad_v, h, grad_current, neuron, workers):
-    """Gradients of spikes [T or 1, n] and of the last v [n] to those of the current [T, n] and, in place, the first v."""
-    n = len(grad_v)
-    for worker in numba.prange(workers):
-        first, last = n * worker // workers, n * (worker + 1) // workers
-        for start in range(first, last, BLOCK):
-            backward_block(grad_spikes, grad_v, h, grad_current, start, min(start + BLOCK, last), neuron)
+@jit(entry=True)
+def backward(worker, workers, grad_spikes, grad_v, h, grad_current, neuron):
+    """The same for gradients: of spikes [T or 1, n] and the last v [n] to the current's and, in place, v_init's."""
+    first, last = len(grad_v) * worker // workers, len(grad_v) * (worker + 1) // workers
+    for start in range(first, last, BLOCK):
+        backward_block(grad_spikes, grad_v, h, grad_current, start, min(start + BLOCK, last), neuron)

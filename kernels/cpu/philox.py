@@ -1,4 +1,4 @@
-"""Random spikes for the CPU: the layout of ``kernels/philox.py``, bit for bit, with the pixels of a sample in vector lanes.
+"""Random spikes on the CPU, in Numba: the layout of ``kernels/philox.py``, bit for bit, with pixels in vector lanes.
 
 Words here are uint64: bit i of word w belongs to t = 64 w + i, so the four 32-bit words of one Philox call are two.
 The 64-bit products of 32-bit words vectorize (vpmuludq); nothing is masked before the next product needs it.
@@ -6,8 +6,11 @@ Reference: ``kernels/philox.py``. Tests: ``tests/test_cpu_philox.py``.
 """
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fastsnn.kernels.cpu import jit
+from fastsnn.kernels.cpu.threads import spread, workers_for
 
 U64 = np.uint64
 LOW = U64(0xFFFFFFFF)
@@ -32,7 +35,7 @@ def philox4x32(k0, k1, c0, c1, c2, c3):
 
 @jit(inline="always")
 def decide(random, mask, undecided, spikes):
-    """Compare a bit plane with q's bit (``mask``: all ones where it is 1); returns spikes and undecided, lane by lane."""
+    """Compare a bit plane with q's bit (``mask``: all ones where it is 1); returns spikes and undecided."""
     return spikes | undecided & mask & ~random, undecided & (random ^ ~mask)
 
 
@@ -56,7 +59,7 @@ def two_planes(pixel, q, undecided, spikes, live, plane, seed, c1, sample, epoch
 
 @jit
 def settle(pixel, q, undecided, spikes, slot, live, words):
-    """Add the spikes drawn so far to ``words`` and move the pixels that are undecided to the front; returns how many."""
+    """Add the spikes drawn so far to ``words`` and move undecided pixels to the front; returns how many there are."""
     kept = 0
     for i in range(live):
         low, high = undecided[0, i], undecided[1, i]
@@ -79,9 +82,9 @@ def lanes(count):
 
 @jit
 def draw(pixels, thresholds, n, T, seed, epoch, stream, sample, words, scratch):
-    """Spikes of one sample: ``words`` uint64 [2 ceil(T/128), n] of pixels ``pixels`` with probabilities ``thresholds`` / 65536.
+    """Spikes of one sample's pixels, ``words`` uint64 [2 ceil(T/128), n]; each has probability thresholds / 65536.
 
-    pixels, thresholds: uint64 [n]; scratch: uint64 [SCRATCH, n].
+    pixels (indices in the image), thresholds: uint64 [n]; scratch: uint64 [SCRATCH, n].
     """
     pixel, q, slot, undecided, spikes = scratch[0], scratch[1], scratch[2], scratch[3:5], scratch[5:7]
     for block in range((T + 127) // 128):
@@ -101,3 +104,52 @@ def draw(pixels, thresholds, n, T, seed, epoch, stream, sample, words, scratch):
                 live = settle(pixel, q, undecided, spikes, slot, live, out)
                 if live == 0:
                     break
+
+
+@jit(entry=True)
+def draw_batch(worker, workers, thresholds, T, seed, epoch, stream, sample_ids, packed, scratch):
+    """One worker's share of :func:`poisson_words`; scratch: uint64 [workers, 2 + words + SCRATCH, P]."""
+    count = 2 * ((T + 127) // 128)
+    pixels, found, words = scratch[worker, 0], scratch[worker, 1], scratch[worker, 2 : 2 + count]
+    for b in range(worker, len(thresholds), workers):
+        n = 0
+        for p in range(thresholds.shape[1]):
+            pixels[n], found[n] = U64(p), U64(thresholds[b, p])
+            n += thresholds[b, p] > 0
+        draw(pixels, found, n, T, seed, epoch, stream, U64(sample_ids[b]), words, scratch[worker, 2 + count :])
+        for w in range(len(packed)):
+            shift = U64(32 * (w % 2))
+            for p in range(packed.shape[2]):
+                packed[w, b, p] = 0
+            for i in range(n):
+                packed[w, b, pixels[i]] = np.int32(words[w // 2, i] >> shift & LOW)
+
+
+@jit(entry=True)
+def unpack_steps(worker, workers, words, spikes):
+    """One worker's share of :func:`unpack`: words int32 [ceil(T/32), n] to spikes float32 [T, n]."""
+    for t in range(worker, len(spikes), workers):
+        row, out, shift = words[t // 32], spikes[t], np.int32(t % 32)
+        for i in range(len(out)):
+            out[i] = np.float32(row[i] >> shift & np.int32(1))
+
+
+def poisson_words(q: Tensor, T: int, seed: int, epoch: int, stream: int, sample_ids: Tensor) -> Tensor:
+    """Packed spikes int32 [ceil(T/32), B, P] for thresholds ``q`` int64 [B, P] of samples ``sample_ids`` int64 [B]."""
+    packed = torch.empty(-(-T // 32), *q.shape, dtype=torch.int32)
+    workers = workers_for(T * q.numel())
+    scratch = np.empty((workers, 2 + 2 * -(-T // 128) + SCRATCH, q.shape[1]), np.uint64)
+    spread(
+        draw_batch, workers, q.contiguous().numpy(), T, np.uint64(seed), np.uint64(epoch), np.uint64(stream),
+        sample_ids.contiguous().numpy(), packed.numpy(), scratch,
+    )  # fmt: skip
+    return packed
+
+
+def unpack(words: Tensor, T: int) -> Tensor:
+    """Packed spikes int32 [ceil(T/32), ...] -> 0 or 1, float32 [T, ...]."""
+    spikes = torch.empty(T, *words.shape[1:])
+    n = words[0].numel()
+    rows = words.reshape(len(words), n).contiguous()
+    spread(unpack_steps, workers_for(T * n), rows.numpy(), spikes.reshape(T, n).numpy())
+    return spikes

@@ -5,21 +5,19 @@ gradient; the scan backwards, in place; and the weight gradient, added to a part
 samples. Groups, not threads, own partial sums and they are added in a fixed order, so the number of threads changes no
 bit of the result.
 
-Layout: weights and everything of their shape are float32 [P + 1, columns], flat; row P is the bias (zeros without one) and
-columns is the number of classes rounded up to whole vectors. Words hold 64 time steps.
+Layout: weights and everything of their shape are float32 [P + 1, columns], flat; row P is the bias (zeros without one)
+and columns is the number of classes rounded up to whole vectors. Words hold 64 time steps.
 Reference: ``kernels/reference.py``. Tests: ``tests/test_cpu_rate_step.py``.
 """
 
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from fastsnn.kernels.cpu import jit
 from fastsnn.kernels.cpu.bits import (
     COLUMNS,
-    COUNTING,
     LANES,
     TABLE_SIZE,
     add,
@@ -32,10 +30,11 @@ from fastsnn.kernels.cpu.bits import (
 )
 from fastsnn.kernels.cpu.neuron import Neuron, charge, reset, slopes, surrogate
 from fastsnn.kernels.cpu.philox import ALWAYS, SCRATCH, U64, draw
+from fastsnn.kernels.cpu.threads import meet
 
 
 class Problem(NamedTuple):
-    """The numbers that a run is made of. Parallel loops, which take no nested tuples, get them ``flat``."""
+    """The numbers that a run is made of."""
 
     T: int
     classes: int
@@ -46,10 +45,6 @@ class Problem(NamedTuple):
     seed: np.uint64
     neuron: Neuron
 
-    def flat(self) -> tuple[Any, ...]:
-        """The same numbers as one plain tuple."""
-        return (*self[:-1], *self.neuron)
-
 
 class Workspace(NamedTuple):
     """Arrays of one worker; :func:`workspaces` makes those of all, with the worker as first dimension."""
@@ -57,7 +52,7 @@ class Workspace(NamedTuple):
     lists: Any
     """uint64 [2 + words + SCRATCH, P]: a sample's non-zero pixels, their thresholds and spikes; scratch of ``draw``"""
     bits: Any
-    """uint64 [words + 1, 64]: the spikes of 64 pixels, transposed"""
+    """uint64 [words + 2, 64]: the spikes of 64 pixels, transposed; scratch; 0 to 63"""
     membrane: Any
     """float32 [T * columns]: currents, then h, then the gradient of the currents"""
     derivative: Any
@@ -68,16 +63,18 @@ class Workspace(NamedTuple):
     """float32 [TABLE_SIZE]"""
 
 
-def workspaces(workers: int, pixels: int, T: int, columns: int) -> tuple[Any, ...]:
-    """The arrays of all workers, as a plain tuple."""
+def workspaces(workers: int, pixels: int, T: int, columns: int) -> Workspace:
+    """The arrays of all workers."""
     words = 2 * -(-T // 128)
-    return (
-        aligned_empty((workers, 2 + words + SCRATCH, pixels), np.uint64),
-        aligned_empty((workers, words + 1, COLUMNS), np.uint64),
-        aligned_empty((workers, T * columns), np.float32),
-        aligned_empty((workers, T * columns), np.float32),
-        aligned_empty((workers, 2, columns), np.float32),
-        aligned_empty((workers, TABLE_SIZE), np.float32),
+    bits = aligned_empty((workers, words + 2, COLUMNS), np.uint64)
+    bits[:, -1] = np.arange(COLUMNS)
+    return Workspace(
+        lists=aligned_empty((workers, 2 + words + SCRATCH, pixels), np.uint64),
+        bits=bits,
+        membrane=aligned_empty((workers, T * columns), np.float32),
+        derivative=aligned_empty((workers, T * columns), np.float32),
+        rows=aligned_empty((workers, 2, columns), np.float32),
+        table=aligned_empty((workers, TABLE_SIZE), np.float32),
     )
 
 
@@ -107,13 +104,13 @@ def add_currents(pixels, words, n, weight, problem, work):
         for w in range((T + 63) // 64):
             for i in range(COLUMNS):
                 bits[w, i] = words[w, block + i] if i < width else U64(0)
-            transpose(bits[w], bits[-1])
+            transpose(bits[w], bits[-2])
         for column in range(0, columns, LANES):
             tabulate(weight, column, columns, pixels[block:], width, work.table)
             for w in range((T + 63) // 64):
                 first = 64 * w * columns + column
                 add_selected(
-                    bits[w], width, work.table, work.membrane, first, columns, COUNTING, min(64, T - 64 * w)
+                    bits[w], width, work.table, work.membrane, first, columns, bits[-1], min(64, T - 64 * w)
                 )  # fmt: skip
 
 
@@ -124,7 +121,7 @@ def add_gradient(pixels, words, n, gradient, problem, work):
     for column in range(0, columns, LANES):
         for w in range((T + 63) // 64):
             width = min(64, T - 64 * w)
-            tabulate(work.membrane, 64 * w * columns + column, columns, COUNTING, width, work.table)
+            tabulate(work.membrane, 64 * w * columns + column, columns, work.bits[-1], width, work.table)
             add_selected(words[w], width, work.table, gradient, column, columns, pixels, n)
         address = len(gradient) - columns + column
         bias = load(gradient, address)
@@ -170,7 +167,7 @@ def backward(membrane, T, columns, grad_v, grad_spike, derivative, neuron):
 
 @jit
 def score(counts, label, problem, batch):
-    """Loss of one sample and whether its answer is right; its spike counts become the gradient of each of its spikes."""
+    """Loss of one sample and whether its answer is right; spike counts become the gradient of each such spike."""
     classes = problem.classes
     scale = 1.0 / (batch * problem.T)
     best = 0
@@ -195,17 +192,13 @@ def score(counts, label, problem, batch):
 
 
 @jit
-def run_group(images, labels, samples, stream, epoch, batch, weight, gradient, learn, problem, work, worker, losses, correct):
+def run_group(images, labels, samples, stream, epoch, batch, weight, gradient, learn, problem, work, losses, correct):
     """Losses and answers of the samples; where ``learn``, ``gradient`` is set to their part of the weight gradient.
 
     samples: int64, indices of images uint8 [D, P] and labels; batch: how many samples the loss is averaged over.
     """
-    T, classes, columns, cross_entropy, bias, adam, seed = problem[:7]
-    problem = Problem(T, classes, columns, cross_entropy, bias, adam, seed, Neuron(*problem[7:]))
-    work = Workspace(
-        work[0][worker], work[1][worker], work[2][worker], work[3][worker], work[4][worker], work[5][worker]
-    )  # fmt: skip
-    lists, count, neuron = work.lists, 2 * ((T + 127) // 128), problem.neuron
+    T, columns, neuron, lists = problem.T, problem.columns, problem.neuron, work.lists
+    count = 2 * ((T + 127) // 128)
     pixels, thresholds, words, scratch = lists[0], lists[1], lists[2 : 2 + count], lists[2 + count :]
     counts, v = work.rows[0], work.rows[1]
     if learn:
@@ -213,7 +206,7 @@ def run_group(images, labels, samples, stream, epoch, batch, weight, gradient, l
     for s in range(len(samples)):
         sample = samples[s]
         n = gather(images[sample], pixels, thresholds)
-        draw(pixels, thresholds, n, T, seed, U64(epoch), U64(stream), U64(sample), words, scratch)
+        draw(pixels, thresholds, n, T, problem.seed, U64(epoch), U64(stream), U64(sample), words, scratch)
         add_currents(pixels, words, n, weight, problem, work)
         forward(work.membrane, T, columns, v, counts, neuron)
         losses[s], correct[s] = score(counts, labels[sample], problem, batch)
@@ -257,35 +250,36 @@ def summarize(sample_loss, sample_correct, batch, losses, correct, step):
     losses[step], correct[step] = total / batch, right
 
 
-@jit(parallel=True)
+@jit(entry=True)
 def run(
-    images, labels, order, stream, epoch, batch_size, learn, weight, first, second, gradients, rates, constants, problem,
-    work, workers, sample_loss, sample_correct, losses, correct,
+    worker, workers, arrived, images, labels, order, stream, epoch, batch_size, learn, weight, first, second, gradients,
+    rates, constants, problem, work, sample_loss, sample_correct, losses, correct,
 ):  # fmt: skip
-    """Run the samples of ``order`` in batches; where ``learn``, each batch is a training step.
+    """One worker's share of the samples of ``order`` in batches; where ``learn``, each batch is a training step.
 
-    gradients: float32 [groups, size], the groups' partial sums; losses, correct: one number a batch; problem, work: plain
-    tuples.
+    gradients: float32 [groups, size], the groups' partial sums; losses, correct: one number a batch; the rest as in
+    :func:`run_group` and :func:`update`.
     """
-    # Only loops and calls here: any expression of arrays would become a parallel loop, and be compiled as one.
-    columns, bias, adam = problem[2], problem[4], problem[5]
-    learned = len(weight) if bias else len(weight) - columns
+    work = Workspace(
+        work.lists[worker], work.bits[worker], work.membrane[worker], work.derivative[worker], work.rows[worker],
+        work.table[worker],
+    )  # fmt: skip
+    learned = len(weight) if problem.bias else len(weight) - problem.columns
     for step in range(len(losses)):
-        offset = step * batch_size
-        batch = min(batch_size, len(order) - offset)
-        span = (batch + len(gradients) - 1) // len(gradients)  # samples of a group, whatever the number of threads
+        samples = order[step * batch_size : (step + 1) * batch_size]
+        batch = len(samples)
+        span = (batch + len(gradients) - 1) // len(gradients)  # samples of a group, whatever the number of workers
         groups = (batch + span - 1) // span
-        for worker in numba.prange(workers):
-            for group in range(worker, groups, workers):
-                start, stop = group * span, min((group + 1) * span, batch)
-                run_group(
-                    images, labels, order[offset + start : offset + stop], stream, epoch, batch, weight, gradients[group],
-                    learn, problem, work, worker, sample_loss[start:stop], sample_correct[start:stop],
-                )  # fmt: skip
+        for group in range(worker, groups, workers):
+            part = slice(group * span, min((group + 1) * span, batch))
+            run_group(
+                images, labels, samples[part], stream, epoch, batch, weight, gradients[group], learn, problem, work,
+                sample_loss[part], sample_correct[part],
+            )  # fmt: skip
+        meet(arrived, workers, 2 * step + 1)
+        if worker == 0:
+            summarize(sample_loss, sample_correct, batch, losses, correct, step)
         if learn:
-            for worker in numba.prange(workers):
-                start, stop = learned * worker // workers, learned * (worker + 1) // workers
-                update(
-                    weight, first, second, gradients, groups, start, stop, adam, rates[step], constants
-                )  # fmt: skip
-        summarize(sample_loss, sample_correct, batch, losses, correct, step)
+            start, stop = learned * worker // workers, learned * (worker + 1) // workers
+            update(weight, first, second, gradients, groups, start, stop, problem.adam, rates[step], constants)
+        meet(arrived, workers, 2 * step + 2)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsnn.kernels.cpu import SERIAL
 from fastsnn.kernels.cpu.bits import LANES, aligned_empty
 from fastsnn.kernels.cpu.neuron import neuron_arguments
 from fastsnn.kernels.cpu.rate_kernels import Problem, run, workspaces
+from fastsnn.kernels.cpu.threads import meeting, spread
 from fastsnn.kernels.rate_step_parameters import Parameters, unsupported_optimizer
 
 MAX_T = 4096
@@ -137,13 +137,12 @@ class RateStep:
         moments = parameters.moments if learn else [parameters.weight] * 2
         workers = min(numba.get_num_threads(), GROUPS)
         weight, first, second = (tensor.reshape(-1).numpy() for tensor in (parameters.weight, *moments))
-        with SERIAL:
-            run(
-                *data, order.contiguous().numpy(), stream, epoch, batch_size, learn, weight, first, second,
-                self._gradients, rates.numpy(), constants.numpy(), problem.flat(),
-                workspaces(workers, self.pixels, problem.T, problem.columns), workers,
-                np.empty(batch_size), np.empty(batch_size, np.int64), losses.numpy(), correct.numpy(),
-            )  # fmt: skip
+        spread(
+            run, workers, meeting(), *data, order.contiguous().numpy(), stream, epoch, batch_size, learn, weight, first,
+            second, self._gradients, rates.numpy(), constants.numpy(), problem,
+            workspaces(workers, self.pixels, problem.T, problem.columns),
+            np.empty(batch_size), np.empty(batch_size, np.int64), losses.numpy(), correct.numpy(),
+        )  # fmt: skip
         if learn:
             parameters.advance(steps)
         return losses, correct
