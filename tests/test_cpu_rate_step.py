@@ -1,0 +1,362 @@
+"""The whole training step on the CPU against the reference under autograd, and contract C4 to C6."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numba
+import pytest
+import torch
+from lif_cases import OPTIONS, neuron
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastsnn.kernels import contract, philox, reference
+from fastsnn.kernels.cpu import rate_step
+from fastsnn.kernels.cpu.rate_step import EVALUATION, TRAINING, RateStep
+
+SAMPLES, PIXELS, CLASSES, SEED = 70, 97, 5, 2**40 + 3
+DEFAULTS: dict[str, Any] = {"T": 33, "loss": "mse", "epoch": 3, "batch_size": 16}
+
+
+def dataset(pixels: int = PIXELS, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
+    """Images uint8 [70, pixels], mostly black and some white, whose labels are to be seen in them; one is all black."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (SAMPLES, pixels), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(classes, (SAMPLES,), generator=generator)
+    images[torch.rand(SAMPLES, pixels, generator=generator) < 0.5] = 0
+    images[torch.rand(SAMPLES, pixels, generator=generator) < 0.1] = 255
+    images[torch.arange(SAMPLES), labels] = 255
+    images[7] = 0
+    return images, labels
+
+
+def parameters(pixels: int = PIXELS, classes: int = CLASSES, has_bias: bool = True) -> list[Tensor]:
+    """Weight and bias, multiples of 1/64: any order of summation gives the same currents, and so the same spikes."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randint(-8, 16, (classes, pixels), generator=generator) / 64
+    bias = torch.randint(-8, 16, (classes,), generator=generator) / 64
+    return [tensor.requires_grad_() for tensor in ([weight, bias] if has_bias else [weight])]
+
+
+def gradient_keeper(trained: list[Tensor]) -> torch.optim.SGD:
+    """An optimizer whose momentum_buffer is the gradient after the first step."""
+    return torch.optim.SGD(trained, lr=0.01, momentum=0.9)
+
+
+def encoded(images: Tensor, ids: Tensor, T: int, epoch: int, stream: int) -> Tensor:
+    levels = images[ids].long()
+    q = torch.where(levels == 255, philox.ALWAYS, 257 * levels)
+    return philox.unpack(philox.poisson_words(q, T, SEED, epoch, stream, ids), T)
+
+
+def train_reference(
+    trained: list[Tensor], optimizer: Any, order: Tensor, data: tuple[Tensor, Tensor], *, T: int, loss: str,
+    epoch: int, batch_size: int, **options: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What :meth:`RateStep.train` computes, by the reference and autograd."""
+    images, labels = data
+    losses, correct = [], []
+    for ids in order.split(batch_size):
+        spikes = reference.linear_lif(encoded(images, ids, T, epoch, TRAINING), *trained, **options)[0]
+        value, right = reference.rate_loss(spikes, labels[ids], loss)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.detach())
+        correct.append(right)
+    return torch.stack(losses), torch.stack(correct)
+
+
+def exact_gradients(
+    trained: list[Tensor], ids: Tensor, data: tuple[Tensor, Tensor], dtype: torch.dtype, *, T: int, loss: str,
+    epoch: int, batch_size: int, **options: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradients of one step in ``dtype``, with the reference's spikes."""
+    images, labels = data
+    x = encoded(images, ids, T, epoch, TRAINING)
+    spikes = reference.linear_lif(x, *trained, **options)[0]
+    leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in trained]
+    replayed = contract.replay(F.linear(x.to(dtype), *leaves), None, spikes, **options)[0]
+    return torch.autograd.grad(reference.rate_loss(replayed, labels[ids], loss)[0], leaves)
+
+
+def fused(trained: list[Tensor], optimizer: Any, *, T: int, loss: str, **options: Any) -> RateStep:
+    weight, bias = trained if len(trained) == 2 else (*trained, None)
+    return RateStep(weight, bias, optimizer, T=T, seed=SEED, loss=loss, **options)
+
+
+def require_step(
+    options: dict[str, Any], pixels: int = PIXELS, classes: int = CLASSES, has_bias: bool = True, **changes: Any
+) -> None:
+    """One step: loss, correct answers and the gradients of weight and bias."""
+    setting = DEFAULTS | changes
+    data, trained = dataset(pixels, classes), parameters(pixels, classes, has_bias)
+    ids = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(2))[: setting["batch_size"]]
+    optimizer = gradient_keeper(trained)
+    step = fused(trained, optimizer, T=setting["T"], loss=setting["loss"], **options)
+    exact, eager = (
+        exact_gradients(trained, ids, data, d, **setting, **options) for d in (torch.float64, torch.float32)
+    )
+    copies = [tensor.detach().clone().requires_grad_() for tensor in trained]
+    expected = train_reference(copies, gradient_keeper(copies), ids, data, **setting, **options)
+
+    losses, correct = step.train(step.prepare(*data), ids, setting["epoch"], setting["batch_size"])
+    step.sync()
+    torch.testing.assert_close(losses, expected[0], rtol=1e-5, atol=0)
+    assert torch.equal(correct, expected[1])
+    assert min(grad.norm() for grad in exact) > 0
+    actual = [optimizer.state[tensor]["momentum_buffer"] for tensor in trained]
+    names = ("weight", "bias")
+    contract.require(*(contract.gradient_error(*row) for row in zip(names, actual, exact, eager)))  # noqa: B905
+
+
+@pytest.mark.parametrize("tau", [2.0, 3.0])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option(options: dict[str, Any], tau: float) -> None:
+    require_step(neuron(tau=tau, **options))
+
+
+@pytest.mark.parametrize("surrogate", reference.SURROGATES)
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_every_surrogate_and_loss(surrogate: str, loss: str) -> None:
+    require_step(neuron(surrogate=surrogate, v_threshold=0.8), loss=loss)
+
+
+@pytest.mark.parametrize("T", [1, 31, 32, 33, 64, 65, 100, 128, 129, 300])
+def test_every_length(T: int) -> None:
+    require_step(neuron(), T=T)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 15, 17, 33, 64])
+def test_every_batch_size(batch_size: int) -> None:
+    """Batches that fill some, all or none of the 16 groups, evenly or not."""
+    require_step(neuron(), batch_size=batch_size)
+
+
+@pytest.mark.parametrize(("pixels", "classes"), [(64, 16), (65, 17), (130, 40), (63, 1)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_every_shape(pixels: int, classes: int, has_bias: bool) -> None:
+    require_step(neuron(), pixels, classes, has_bias)
+
+
+def optimizer_of(name: str, trained: list[Tensor]) -> Any:
+    if name == "adam":
+        return torch.optim.Adam(trained, lr=0.003, betas=(0.8, 0.95), eps=1e-7)
+    return torch.optim.SGD(trained, lr=0.5, momentum=0.9 if name == "momentum" else 0.0)
+
+
+@pytest.mark.parametrize(("name", "loss"), [("adam", "mse"), ("adam", "ce"), ("sgd", "mse"), ("momentum", "ce")])
+def test_fifty_steps(name: str, loss: str) -> None:
+    """Weights, bias and the optimizer's state stay those of torch; the last batch of an epoch is smaller."""
+    data, setting = dataset(), DEFAULTS | {"loss": loss, "T": 12}
+    order = torch.cat([torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(i)) for i in range(12)])[:790]
+    expected = parameters()
+    start = [tensor.detach().clone() for tensor in expected]
+    expected_optimizer = optimizer_of(name, expected)
+    expected_losses, expected_correct = train_reference(
+        expected, expected_optimizer, order, data, **setting, **neuron()
+    )
+
+    trained = parameters()
+    optimizer = optimizer_of(name, trained)
+    step = fused(trained, optimizer, T=12, loss=loss, **neuron())
+    losses, correct = step.train(step.prepare(*data), order, setting["epoch"], setting["batch_size"])
+    step.sync()
+    assert len(losses) == 50
+    assert losses[-1] < losses[0]
+    contract.require(contract.loss_error(losses, expected_losses))
+    assert torch.equal(correct, expected_correct)
+    for actual, wanted, before in zip(trained, expected, start, strict=True):
+        # Norm-wise, of the change that training made.
+        assert (actual - wanted).norm() <= 1e-5 * (wanted - before).norm()
+        state, wanted_state = optimizer.state[actual], expected_optimizer.state[wanted]
+        assert {key for key, value in state.items() if value is not None} == {
+            key for key, value in wanted_state.items() if value is not None
+        }
+        for key in state:
+            torch.testing.assert_close(state[key], wanted_state[key], rtol=1e-4, atol=1e-6)
+
+
+def test_losses_of_the_first_hundred_steps() -> None:
+    """C5, on weights that are not dyadic."""
+    data, setting = dataset(), DEFAULTS
+    order = torch.arange(SAMPLES).repeat(23)[:1600]
+    results = []
+    for train in (train_reference, None):
+        torch.manual_seed(4)
+        trained = list(torch.nn.Linear(PIXELS, CLASSES).parameters())
+        optimizer = torch.optim.Adam(trained, lr=1e-3)
+        if train:
+            results.append(train(trained, optimizer, order, data, **setting, **neuron())[0])
+        else:
+            step = fused(trained, optimizer, T=setting["T"], loss="mse", **neuron())
+            results.append(step.train(step.prepare(*data), order, setting["epoch"], setting["batch_size"])[0])
+    assert len(results[0]) == 100
+    contract.require(contract.loss_error(results[1], results[0]))
+
+
+@pytest.mark.parametrize("batch_size", [16, 70, 100])
+def test_evaluation(batch_size: int) -> None:
+    """All samples in order, on their own stream; nothing is trained."""
+    (images, labels), trained = dataset(), parameters()
+    before = [tensor.detach().clone() for tensor in trained]
+    step = fused(trained, None, T=33, loss="ce", **neuron())
+    losses, correct = step.evaluate(step.prepare(images, labels), batch_size)
+    step.sync()
+    expected = []
+    for ids in torch.arange(SAMPLES).split(batch_size):
+        spikes = reference.linear_lif(encoded(images, ids, 33, 0, EVALUATION), *trained, **neuron())[0]
+        expected.append(reference.rate_loss(spikes, labels[ids], "ce"))
+    torch.testing.assert_close(losses, torch.stack([value for value, _ in expected]), rtol=1e-5, atol=0)
+    assert torch.equal(correct, torch.stack([right for _, right in expected]))
+    assert all(torch.equal(*pair) for pair in zip(trained, before, strict=True))
+    with pytest.raises(ValueError, match="optimizer is None"):
+        step.train(step.prepare(images, labels), torch.arange(3), 0, 3)
+
+
+def test_ties_go_to_the_lowest_class() -> None:
+    weight = torch.zeros(CLASSES, PIXELS)
+    step = RateStep(weight, None, None, T=5, seed=0, loss="mse", **neuron())
+    images, labels = dataset()
+    _, correct = step.evaluate(step.prepare(images, labels), SAMPLES)
+    assert correct.tolist() == [int((labels == 0).sum())]
+
+
+def trained_bits(order: Tensor, *stops: int) -> list[Tensor]:
+    """What training leaves behind; at ``stops`` (in samples) it goes on with new objects from a checkpoint."""
+    data, trained = dataset(), parameters()
+    optimizer = torch.optim.Adam(trained, lr=0.003)
+    results = []
+    for start, stop in zip((0, *stops), (*stops, len(order)), strict=True):
+        step = fused(trained, optimizer, T=33, loss="mse", **neuron())
+        results.append(step.train(step.prepare(*data), order[start:stop], 1, 16)[0])
+        step.sync()
+        saved, trained = optimizer.state_dict(), [tensor.detach().clone().requires_grad_() for tensor in trained]
+        optimizer = torch.optim.Adam(trained, lr=0.003)
+        optimizer.load_state_dict(saved)
+    states = [tensor for state in optimizer.state_dict()["state"].values() for tensor in state.values()]
+    return [torch.cat(results), *(tensor.detach() for tensor in trained), *states]
+
+
+def require_same(actual: list[Tensor], expected: list[Tensor]) -> None:
+    named = enumerate(zip(actual, expected, strict=True))
+    contract.require(*(contract.same_bits(f"tensor {i}", *pair, "C6") for i, pair in named))
+
+
+def test_runs_repeat_and_resume_bit_for_bit() -> None:
+    order = torch.arange(SAMPLES).repeat(3)[:192]
+    once = trained_bits(order)
+    require_same(trained_bits(order), once)
+    require_same(trained_bits(order, 64, 80), once)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    order = torch.arange(SAMPLES).repeat(3)[:200]
+    expected = trained_bits(order)
+    threads = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        require_same(trained_bits(order), expected)
+    finally:
+        numba.set_num_threads(threads)
+
+
+def test_eight_threads_change_no_bit(tmp_path: Any) -> None:
+    """In a process of its own: Numba allows no more threads than it was started with."""
+    code = (
+        "import sys, numba, torch; sys.path.insert(0, sys.argv[1]); import test_cpu_rate_step as t\n"
+        "assert numba.get_num_threads() == 8\n"
+        "torch.save(t.trained_bits(torch.arange(t.SAMPLES).repeat(3)[:200]), sys.argv[2])"
+    )
+    path = tmp_path / "bits.pt"
+    command = [sys.executable, "-c", code, os.path.dirname(__file__), str(path)]
+    subprocess.run(command, check=True, env=os.environ | {"NUMBA_NUM_THREADS": "8"}, timeout=300)
+    require_same(torch.load(path), trained_bits(torch.arange(SAMPLES).repeat(3)[:200]))
+
+
+def test_changes_by_others_are_noticed() -> None:
+    data, trained = dataset(), parameters()
+    step = fused(trained, None, T=33, loss="mse", **neuron())
+    prepared = step.prepare(*data)
+    before = step.evaluate(prepared, SAMPLES)[0]
+    with torch.no_grad():
+        trained[0].mul_(2)
+    after = step.evaluate(prepared, SAMPLES)[0]
+    fresh = fused(trained, None, T=33, loss="mse", **neuron()).evaluate(prepared, SAMPLES)[0]
+    assert not torch.equal(after, before)
+    assert torch.equal(after, fresh)
+
+
+def test_the_learning_rate_is_read_at_each_call() -> None:
+    data, trained = dataset(), parameters()
+    optimizer = torch.optim.SGD(trained, lr=0.0)
+    step = fused(trained, optimizer, T=33, loss="mse", **neuron())
+    before = trained[0].detach().clone()
+    for lr in (0.0, 1.0):
+        optimizer.param_groups[0]["lr"] = lr
+        step.train(step.prepare(*data), torch.arange(16), 0, 16)
+        step.sync()
+        assert torch.equal(trained[0], before) == (lr == 0)
+
+
+def test_images_of_several_axes_and_no_samples() -> None:
+    (images, labels), trained = dataset(96), parameters(96)
+    step = fused(trained, torch.optim.Adam(trained), T=5, loss="mse", **neuron())
+    flat, folded = (step.prepare(x, labels) for x in (images, images.reshape(SAMPLES, 2, 6, 8)))
+    require_same(list(step.evaluate(folded, 9)), list(step.evaluate(flat, 9)))
+    for losses, correct in (
+        step.train(flat, torch.zeros(0, dtype=torch.int64), 0, 8),
+        step.evaluate(step.prepare(images[:0], labels[:0]), 8),
+    ):
+        assert (losses.shape, correct.shape) == ((0,), (0,))
+
+
+SUPPORTED: dict[str, Any] = {"T": 100, "classes": 10, "pixels": 784, "loss": "mse", "optimizer": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"loss": "hinge"}, "loss is 'hinge'"),
+        ({"T": 4097}, "T is 4097; the fused step has 1 to 4096"),
+        ({"T": 4000, "classes": 1000}, "T is 4000; the fused step has 1 to 1040 with 1000 classes"),
+        ({"classes": 1025}, "classes is 1025; the fused step has 1 to 1024"),
+        ({"pixels": 1 << 20}, "pixels is 1048576; the fused step has 1 to 262144 with 10 classes"),
+        ({"optimizer": torch.optim.RMSprop(parameters())}, "optimizer is RMSprop"),
+        ({"optimizer": torch.optim.AdamW(parameters())}, "optimizer is AdamW"),
+        ({"optimizer": torch.optim.Adam(parameters(), weight_decay=0.1)}, "weight_decay is 0.1"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
+)
+def test_what_has_no_fused_step(change: dict[str, Any], reason: str) -> None:
+    assert rate_step.unsupported(**SUPPORTED, **neuron()) is None
+    found = rate_step.unsupported(**(SUPPORTED | change), **neuron())
+    assert found is not None
+    assert found.find(reason) >= 0, found
+
+
+def test_refusals() -> None:
+    (images, labels), (weight, bias) = dataset(), parameters()
+    with pytest.raises(ValueError, match="weight is on meta; allowed: the CPU"):
+        RateStep(weight.to("meta"), None, None, T=5, seed=0, loss="mse", **neuron())
+    with pytest.raises(TypeError, match="weight has dtype float64; backend numba allows: float32"):
+        RateStep(weight.double(), None, None, T=5, seed=0, loss="mse", **neuron())
+    with pytest.raises(ValueError, match="loss is 'hinge'"):
+        RateStep(weight, bias, None, T=5, seed=0, loss="hinge", **neuron())
+    step = RateStep(weight, bias, torch.optim.Adam([weight, bias]), T=5, seed=0, loss="mse", **neuron())
+    for bad_images, bad_labels, error, message in (
+        (images.float(), labels, TypeError, "images has dtype float32"),
+        (images, labels.int(), TypeError, "labels has dtype int32"),
+        (images[:, :-1], labels, ValueError, "images have 96 pixels and weight 97"),
+        (images, labels[:-1], ValueError, r"labels has shape \[69\]"),
+        (images, labels + 1, ValueError, "labels go from 1 to 5; allowed: 0 to 4"),
+    ):
+        with pytest.raises(error, match=message):
+            step.prepare(bad_images, bad_labels)
+    data = step.prepare(images, labels)
+    with pytest.raises(ValueError, match="order holds samples 0 to 70; allowed: 0 to 69"):
+        step.train(data, torch.arange(71), 0, 8)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        step.train(data, torch.arange(8), 0, 0)
