@@ -1,6 +1,9 @@
 """Set-up shared by all tests: without a GPU the Triton kernels run in Triton's interpreter."""
 
 import os
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,3 +23,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
         if "mnist" in item.keywords and not mnist:
             item.add_marker(pytest.mark.skip(reason=f"needs MNIST, and {folder} ($FASTSNN_DATA) has none"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs."""
+    from run_tools import small
+
+    import fastsnn
+
+    return fastsnn.train(small(tmp_path_factory.mktemp("runs") / "run", epochs=2)).run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that the test may damage."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run ``fastsnn ARGUMENTS`` in this process: its exit code, stdout and stderr."""
+    from fastsnn import cli
+
+    def call(*arguments: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr("sys.argv", ["fastsnn", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    return call

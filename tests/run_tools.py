@@ -1,6 +1,7 @@
 """Small runs for tests, and what it means that two of them are the same."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,25 @@ import torch
 import fastsnn
 from fastsnn import checkpoint
 
+Command = Callable[..., tuple[Any, str, str]]
+"""The fixture ``command``: arguments -> exit code, stdout, stderr."""
+
 TIMES = ("train_seconds", "test_seconds", "images_per_second")
 """The columns of metrics.csv that differ from run to run."""
 
 SMALL: dict[str, Any] = {
     "dataset": "digits",
-    "train_samples": 150,
-    "test_samples": 40,
+    "train_samples": 70,
+    "test_samples": 20,
     "batch_size": 16,
-    "T": 8,
+    "T": 4,
     "lr": 0.05,
     "epochs": 3,
     "backend": "torch",
     "device": "cpu",
     "threads": 1,
 }
-"""Ten steps an epoch, the last of them with a smaller batch; the weights move and the neurons fire."""
+"""Five steps an epoch, the last of them with a smaller batch; the weights move and the neurons fire."""
 
 
 def small(out: Path, **options: Any) -> fastsnn.Config:

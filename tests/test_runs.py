@@ -1,0 +1,90 @@
+"""fastsnn.runs: what a run's folder holds, and which folders are refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from run_tools import Command, assert_same_run, small
+
+import fastsnn
+from fastsnn import checkpoint, training
+from fastsnn.errors import RunFolderError
+from fastsnn.runs import Run
+
+
+def test_files_of_a_run(run: Path) -> None:
+    names = sorted(path.name for path in run.iterdir() if path.suffix != ".0" and not path.name.startswith("events"))
+    assert names == [".lock", "best.pt", "config.yaml", "last.pt", "metrics.csv"]
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    header, *lines = (run / "metrics.csv").read_text().splitlines()
+    assert header == (
+        "epoch,train_loss,train_accuracy,test_loss,test_accuracy,train_seconds,test_seconds,images_per_second"
+    )
+    assert [line.count(",") for line in lines] == [7, 7]
+    recorded = yaml.safe_load((run / "config.yaml").read_text())
+    assert recorded["environment"]["torch"] == str(torch.__version__)
+    assert (recorded["backend"], recorded["device"], recorded["threads"]) == ("torch", "cpu", 1)
+    assert not {"out", "name", "overwrite"} & recorded.keys()
+
+
+def test_best_is_the_last_of_the_best_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.1, 0.5, 0.5, 0.2])
+    monkeypatch.setattr(training._Trainer, "test", lambda *_: (0.1, next(accuracies), 0.0))
+    fastsnn.train(small(tmp_path / "run", epochs=4))
+    assert [len(checkpoint.load(tmp_path / "run" / name)["history"]) for name in ("best.pt", "last.pt")] == [3, 4]
+
+
+def test_a_config_of_a_run_starts_another_and_leaves_the_first_alone(
+    run: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (run / "last.pt").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = command("train", "--config", run / "config.yaml", "--name", "again")
+    assert code == 0
+    assert (run / "last.pt").read_bytes() == before
+    assert_same_run(tmp_path / "runs" / "again", run)
+
+
+def test_a_non_empty_folder_is_refused_and_overwrite_replaces_it(run: Path, tmp_path: Path) -> None:
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=rf"{run} is not empty: .*--resume {run}.*--overwrite.*--out"):
+        fastsnn.train(small(run))
+    fastsnn.train(small(run, epochs=1, seed=3, overwrite=True))
+    assert (run / "notes.txt").read_text() == "mine"
+    assert len(list(run.glob("events*"))) == 1
+    fastsnn.train(small(tmp_path / "new", epochs=1, seed=3))
+    assert_same_run(run, tmp_path / "new")
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastsnn.runs.time.strftime", lambda _: "now")
+    paths = [Run.create(fastsnn.Config(dataset="digits")).path for _ in range(3)]
+    assert [path.name for path in paths] == ["digits-now", "digits-now-2", "digits-now-3"]
+    assert Run.create(fastsnn.Config(name="mine")).path == Run.create(fastsnn.Config(name="mine")).path
+
+
+def test_what_a_killed_start_left_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / ".config.yaml.tmp").write_text("half")
+    (tmp_path / ".lock").touch()
+    fastsnn.train(small(tmp_path, epochs=1))
+    assert not (tmp_path / ".config.yaml.tmp").exists()
+
+
+@pytest.mark.parametrize("name", ["", "config.yaml"])
+def test_a_folder_that_is_no_run(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"is not a run folder: it has no config\.yaml"):
+        fastsnn.train(resume=tmp_path / name)
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        fastsnn.evaluate(tmp_path / name)
+
+
+def test_a_run_without_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    """eval has nothing to look at; resume starts from the beginning."""
+    (run / "last.pt").unlink()
+    with pytest.raises(RunFolderError, match="has no checkpoint yet"):
+        fastsnn.evaluate(run)
+    fastsnn.train(resume=run)
+    fastsnn.train(small(tmp_path / "new", epochs=2))
+    assert_same_run(run, tmp_path / "new")
