@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -53,12 +53,18 @@ _SPIKINGJELLY = {
 }
 
 
+def _names(type_: Any, tokens: Sequence[cyclopts.Token]) -> list[str]:
+    """curves,rates -> ["curves", "rates"]."""
+    return [name for token in tokens for name in token.value.split(",") if name]
+
+
 @app.command
 def train(
     *,
     config: Annotated[Config | None, Parameter(name="*")] = None,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
     resume: Path | None = None,
+    plot: Annotated[bool, Parameter(negative=())] = False,
     workers: Annotated[int | None, Parameter(name="-j")] = None,
 ) -> None:
     """Train a network of LIF neurons and save the run.
@@ -69,6 +75,8 @@ def train(
         YAML file of options, such as a run's config.yaml; options given here go on top.
     resume
         Run folder to go on with.
+    plot
+        Draw the run's figures when it is done, as `fastsnn plot` does.
     workers
         Accepted for SpikingJelly's scripts; there are no data loading workers.
     """
@@ -81,6 +89,8 @@ def train(
     best = max(history.epochs, key=lambda row: row.test_accuracy)
     text = f"best test accuracy {best.test_accuracy:.2%} (epoch {best.epoch}); saved in {history.run}"
     output.print(text, markup=False, emoji=False)
+    if plot and not output.quiet:
+        _plot_after_training(history.run)
 
 
 @app.command(name="eval")
@@ -206,6 +216,53 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
         output.print(table)
     if any(row.verdict == "problem" for row in rows):
         sys.exit(FAILURE)
+
+
+@app.command(name="plot")
+def plot_runs(
+    *runs: Path,
+    what: Annotated[list[str] | None, Parameter(negative=(), converter=_names)] = None,
+    sample: int = 0,
+    out: Path | None = None,
+    format: Literal["png", "svg", "pdf"] = "png",
+    data_dir: Path | None = None,
+    show: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Draw what a run learnt and how its neurons fire, or the training curves of several runs in one figure.
+
+    Parameters
+    ----------
+    runs
+        Run folders.
+    what
+        Figures, as in curves,rates: summary, curves, rates, membrane, traces, raster, weights, confusion, mistakes;
+        default all, and curves for several runs.
+    sample
+        Number of the test image that rates, membrane, traces and raster show.
+    out
+        Folder for the files; default plots in the run folder, and the current folder for several runs.
+    format
+        Format of the files.
+    data_dir
+        Folder of the data sets; default the run's.
+    show
+        Open a window for each figure as well.
+    """
+    from fastsnn import plot
+
+    with output.status("computing and drawing"):
+        files = plot.draw(runs, what, sample=sample, out=out, format=format, data_dir=data_dir, show=show)
+    for file in files:
+        output.print(str(file), markup=False, emoji=False)
+
+
+def _plot_after_training(run: Path) -> None:
+    """Draw a run that is trained and saved, which a figure that fails must not make look lost."""
+    try:
+        plot_runs(run)
+    except Exception as error:
+        text = f"the run is saved, but its figures could not be drawn: {error}; try: fastsnn plot {run}"
+        errors.print(" ".join(text.split()), markup=False, emoji=False)
 
 
 def main() -> None:
