@@ -1,5 +1,8 @@
 """Poisson (rate) coding of images into spikes that depend on nothing but their coordinates."""
 
+from importlib import import_module
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,10 +55,10 @@ def poisson_encode(
     if not images.dim():
         raise ValueError("images has shape []; allowed: [B, ...]")
     sample_ids = _checked_ids(sample_ids, images)
-    words = philox.poisson_words(
-        _thresholds(images.flatten(1) if images.dim() > 1 else images[:, None]), T, seed, epoch, stream, sample_ids
-    )
-    spikes = words if packed else philox.unpack(words, T)
+    kernels: Any = philox if images.device.type != "cpu" else import_module("fastsnn.kernels.cpu.philox")
+    pixels = images.flatten(1) if images.dim() > 1 else images[:, None]
+    words = kernels.poisson_words(_thresholds(pixels), T, seed, epoch, stream, sample_ids)
+    spikes = words if packed else kernels.unpack(words, T)
     return spikes.reshape(len(spikes), *images.shape)
 
 

@@ -17,6 +17,7 @@ from fastsnn import backends, data, runs
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
+from fastsnn.kernels.cpu import before_compiling
 from fastsnn.layers import LinearLIF
 from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.progress import Progress, mean_over_samples
@@ -47,7 +48,8 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     monitor = monitor or Monitor()
     group = Group.from_environment()
     run = Run.reopen(resume, config, writable=group.leader) if resume else Run.create(config or Config(), group.leader)
-    with run, _settings_kept():
+    compiling = "compiling the CPU kernels: once on this machine, in less than a minute"
+    with run, _settings_kept(), before_compiling(lambda: monitor.message(compiling)):
         trainer = _Trainer(run, monitor, group)
         try:
             return trainer.run_epochs()
