@@ -49,9 +49,11 @@ SELECTION = [
     "rate-step-hard-whole-detached-tau3.7",
     "training-fused-short-sgd",
     "repeat-layer",
+    "run-layers",
     "run-fused",
 ]
 """At least one case of each group, for the test suite."""
+SLOW_IN_INTERPRETER = {"lif-T131", "linear-random-T131", "run-fused"}
 
 
 @pytest.mark.parametrize("backend", backends.NAMES)
@@ -59,7 +61,9 @@ def test_this_machine_keeps_the_contract(backend: str) -> None:
     device = torch.device("cuda:0" if torch.cuda.is_available() and backend != "numba" else "cpu")
     if backend == "cupy" and device.type == "cpu":
         pytest.skip("needs a CUDA device, and this machine has none")
-    report = verify.verify(backend, str(device), cases=[CASES[name] for name in SELECTION])
+    interpreted = backend == "triton" and device.type == "cpu"
+    names = [name for name in SELECTION if not (interpreted and name in SLOW_IN_INTERPRETER)]
+    report = verify.verify(backend, str(device), cases=[CASES[name] for name in names])
     assert [str(failure) for row in report.rows for failure in row.failures] == []
     assert sum(row.cases for row in report.rows) >= 12
 

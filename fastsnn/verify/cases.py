@@ -220,7 +220,7 @@ def _rate_steps() -> list[Case]:
         replace(base, name="one-step", T=1, N=2, batch_size=1, neuron=LIFParameters(decay_input=False), quick=True),
         replace(base, name="one-pixel", T=5, N=3, K=1, neuron=LIFParameters(v_threshold=0.25)),
         replace(base, name="T33", T=33, optimizer="adam", bias=True),
-        replace(base, name="T131", T=131, loss="ce", quick=True),
+        replace(base, name="T131", T=131, loss="ce"),
         replace(base, name="primes", T=31, B=5, K=131, N=17, batch_size=3, bias=True),
         replace(base, name="digits-sized", T=100, B=70, K=64, N=10, batch_size=64, optimizer="adam", small=False),
         replace(base, name="mnist-sized", T=100, B=64, K=784, N=10, batch_size=64, small=False),
@@ -234,7 +234,7 @@ def _training() -> list[Case]:
     cases = []
     for fused in (False, True):
         path = "fused" if fused else "layers"
-        short = replace(base, fused=fused, T=17, batch_size=3, steps=2)
+        short = replace(base, fused=fused, T=17, batch_size=2, steps=2)
         longer = replace(base, fused=fused, T=100, batch_size=64, steps=8, small=False)
         cases += [
             replace(short, name=f"{path}-short-sgd", bias=True, quick=True),
@@ -248,7 +248,7 @@ def _training() -> list[Case]:
 def _repeats() -> list[Case]:
     """What must give the same bits twice: gradients with sums over many rows, and whole runs on digits."""
     layer = Case("repeat-layer", "repeat", LIFParameters(), T=6, B=9, K=33, N=21, bias=True, quick=True)
-    run = Case("run-layers", "run", T=9, B=4, batch_size=3, steps=2, quick=True)
+    run = Case("run-layers", "run", T=9, B=1, batch_size=2, steps=2, quick=True)
     longer = replace(run, T=50, B=100, batch_size=64, steps=6, quick=False, small=False)
     return [
         layer,
