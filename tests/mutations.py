@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_suffix(".yaml")
 TABLE = ROOT / "docs" / "mutations.md"
 NO_OP = "no-op"
+NOT_RUN = "not run"
 TIME_LIMIT = 300
 """Seconds for the tests of one mutation."""
 TESTS = {"torch-philox": "tests/test_philox.py"}
@@ -167,6 +168,7 @@ kernel also has a change that changes nothing, under which the same tests pass.
 `python -m tests.mutations --write docs/mutations.md` wrote this page. It makes each change in a copy of the repository,
 runs there the tests that belong to that kernel, and counts an assertion that failed, not a crash. Those tests call the
 kernel itself and count its launches, so no other path can pass for it. Where this page was written, {machine}.
+With `--only NAME` it runs some and keeps the other rows. Run so far: {count}.
 
 | changed | in | result | first test that failed | what it said | id |
 | --- | --- | --- | --- | --- | --- |
@@ -197,8 +199,9 @@ def write(path: Path, found: dict[str, str]) -> None:
 
     found = (rows(path.read_text()) if path.exists() else {}) | found
     place = "on a GPU" if torch.cuda.is_available() else "in Triton's interpreter, without a GPU"
-    kept = [found[mutation.fingerprint] for mutation in mutations() if mutation.fingerprint in found]
-    path.write_text(HEADER.format(machine=f"the Triton kernels ran {place}") + "\n".join(kept) + "\n")
+    table = [found.get(mutation.fingerprint, row(mutation, Result(NOT_RUN))) for mutation in mutations()]
+    count = f"{sum(f'| {NOT_RUN} |' not in line for line in table)} of {len(table)}"
+    path.write_text(HEADER.format(machine=f"the Triton kernels ran {place}", count=count) + "\n".join(table) + "\n")
 
 
 def outcomes(chosen: list[Mutation]) -> Iterator[tuple[Mutation, Result]]:
