@@ -86,7 +86,7 @@ def train(
         output.quiet = True  # one process of a torchrun speaks
     with TerminalMonitor(output) as monitor:
         history = fastsnn.train(config, resume=resume, monitor=monitor)
-    best = max(history.epochs, key=lambda row: row.test_accuracy)
+    best = max(history.epochs, key=lambda row: (row.test_accuracy, row.epoch))
     text = f"best test accuracy {best.test_accuracy:.2%} (epoch {best.epoch}); saved in {history.run}"
     output.print(text, markup=False, emoji=False)
     if plot and not output.quiet:

@@ -124,8 +124,7 @@ def _digits() -> DataSet:
 def _mnist_family(name: str, folder: Path, say: Callable[[str], None]) -> DataSet:
     raw = _raw(name, folder)
     if not is_present(name, folder):
-        say(f"downloading {_TORCHVISION_CLASSES[name]} to {folder}")
-        _download(_TORCHVISION_CLASSES[name], folder)
+        _download(_TORCHVISION_CLASSES[name], folder, say)
     parts = {file: _read(raw / file, name) for file in _HEADERS}
     images = [torch.from_numpy(parts[f"{part}-images-idx3-ubyte"]).reshape(-1, 28 * 28) for part in ("train", "t10k")]
     labels = [torch.from_numpy(parts[f"{part}-labels-idx1-ubyte"]).to(torch.int64) for part in ("train", "t10k")]
@@ -145,8 +144,9 @@ def _torchvision(class_name: str):  # type: ignore[no-untyped-def] # a torchvisi
     return getattr(datasets, class_name)
 
 
-def _download(class_name: str, folder: Path) -> None:
+def _download(class_name: str, folder: Path, say: Callable[[str], None]) -> None:
     dataset = _torchvision(class_name)
+    say(f"downloading {class_name} to {folder}")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:

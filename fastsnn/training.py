@@ -115,10 +115,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def use_threads(threads: int | None, backend: str) -> int:
+def use_threads(threads: int | None, backend: str, resumed: bool = False) -> int:
     """Compute on ``threads`` CPU threads (default all cores) and return how many that is."""
     available = cores()
-    if threads is None or (backend == "numba" and threads > available):
+    if threads is None or (resumed and backend == "numba" and threads > available):
         # Numba's results don't depend on the number of threads, so its runs go on anywhere.
         threads = available
     if threads > available:
@@ -156,7 +156,7 @@ class _Trainer:
             self.device = torch.device("cuda", group.local_rank)
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
-        self.threads = use_threads(config.threads, self.backend.name)
+        self.threads = use_threads(config.threads, self.backend.name, run.checkpoint is not None)
         if config.deterministic and self.device.type == "cuda":
             # cuBLAS reads it when it is first used.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,0 +1,246 @@
+"""The ``fastsnn`` command: options and their spellings, what bad input gets, and what is printed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from run_tools import Command, arguments, metrics
+
+import fastsnn
+from fastsnn.config import recorded_config
+
+FEW = arguments(epochs=1)
+
+
+# What bad input gets: one line that names the argument, what it got and what is allowed.
+
+USAGE = [
+    ("train --dataset cifar", '"cifar"', "--dataset", '"auto", "mnist", "fashion-mnist", "digits"'),
+    ("train --epochs 0", "epochs is 0", "1 or more"),
+    ("train --epochs 1.5", "--epochs", "1.5 is not an integer"),
+    ("train --epochs many", "--epochs", "many is not an integer"),
+    ("train --batch-size -3", "batch_size is -3", "1 or more"),
+    ("train -b 0", "batch_size is 0", "1 or more"),
+    ("train -T 0", "T is 0", "1 or more"),
+    ("train -lr fast", "--lr", '"fast"', "float"),
+    ("train --lr nan", "lr is nan", "more than 0"),
+    ("train --tau 1", "tau is 1.0", "more than 1"),
+    ("train --v-threshold -1", "v_threshold is -1.0", "more than v_reset"),
+    ("train --v-reset no", "--v-reset", '"no"', "float"),
+    ("train --surrogate step", "surrogate is 'step'", "atan, sigmoid, erf"),
+    ("train --alpha 0", "alpha is 0.0", "more than 0"),
+    ("train --hidden 800,x", "--hidden", "800,x is not a list of integers such as 800,400"),
+    ("train --hidden 0", "hidden is 0", "1 or more"),
+    ("train --loss mae", "--loss", '"mae"', '"mse", "ce"'),
+    ("train -opt rmsprop", "--optimizer", '"rmsprop"', '"adam", "sgd"'),
+    ("train --momentum 1", "momentum is 1.0", "less than 1"),
+    ("train --seed -1", "seed is -1", "0 or more"),
+    ("train --backend jax", "--backend", '"jax"', '"numba"'),
+    ("train --device tpu", "device is 'tpu'", "cuda:N"),
+    ("train --threads 0", "threads is 0", "1 or more"),
+    ("train --dataset digits --threads 9999", "threads is 9999", "the cores of this machine"),
+    ("train --amp on", "--amp", '"on"', '"fp16"'),
+    ("train --dataset digits --device cpu -amp", "amp is fp16", "off on cpu"),
+    ("train --dataset digits --device cpu -amp bf16", "amp is bf16", "off on cpu"),
+    ("train --name a/b", "name is 'a/b'", "--out"),
+    ("train --train-samples 0", "train_samples is 0", "1 or more"),
+    ("train --epoch 3", "--epoch", "--epochs"),
+    ("train --bias=maybe", "--bias", '"maybe"'),
+    ("train --lr", "--lr", "requires an argument"),
+    ("train stray", "stray"),
+    ("train --config a --resume b", "--config", "--resume", "exclude each other"),
+    ("train --dataset digits --backend torch --step fused", "step fused", "backend is torch", "--step auto"),
+    ("eval", "RUN", "requires an argument"),
+    ("eval run --backend jax", "--backend", '"jax"', '"torch"'),
+    ("evaluate run", '"evaluate"', "train, eval"),
+    ("--fast", '"--fast"'),
+]
+FAILURES = [
+    ("train --config no.yaml", "no.yaml can't be read"),
+    ("train --resume no", "no is not a run folder"),
+    ("eval no", "no is not a run folder"),
+    ("train --dataset digits --out file/run", "can't make the run folder file/run", "--out"),
+    ("train --dataset digits --out file", "can't make the run folder file", "--out"),
+    ("train --dataset digits --out full", "full is not empty", "--resume full", "--overwrite"),
+    ("train --dataset mnist --data-dir none", "none", "--dataset digits"),
+    ("train --dataset digits --device cuda:99", "cuda:99", "doctor"),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "said"),
+    [(2, *(case[0], case[1:])) for case in USAGE] + [(1, *(case[0], case[1:])) for case in FAILURES],
+)
+def test_bad_input_gets_one_line(
+    code: int, line: str, said: tuple[str, ...], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastsnn.data.socket.getaddrinfo", _no_network)
+    Path("file").write_text("")
+    Path("full").mkdir()
+    Path("full/notes").write_text("")
+    found, stdout, stderr = command(*line.split())
+    assert found == code, stderr
+    assert stdout in ("", "downloading MNIST to none\n")
+    assert stderr.startswith("fastsnn: ")
+    assert stderr.count("\n") == 1
+    assert "Traceback" not in stderr
+    for part in said:
+        assert part in stderr
+    assert not list(Path.cwd().rglob("config.yaml")), "a refused run leaves nothing"
+    assert not Path("runs").exists() or os.listdir("runs") == []
+
+
+def _no_network(*_: object, **__: object) -> None:
+    raise OSError("there is no network")
+
+
+def test_debug_shows_where_an_error_came_from(command: Command) -> None:
+    code, _, stderr = command("train", "--epochs", "0", "--debug")
+    assert code == 2
+    assert "Traceback" in stderr
+    assert stderr.splitlines()[-1] == "ValueError: epochs is 0; allowed: 1 or more"
+
+
+# Spellings.
+
+
+def config_of(command: Command, tmp_path: Path, *options: str) -> fastsnn.Config:
+    """The options that a run was started with."""
+    code, _, stderr = command("train", *options, "--out", tmp_path / "run", "--overwrite")
+    assert code == 0, stderr
+    return recorded_config(tmp_path / "run")
+
+
+def test_spikingjellys_spellings(command: Command, tmp_path: Path) -> None:
+    line = "-T 3 -b 30 -lr 0.25 -tau 3.5 -opt sgd -momentum 0.5 -epochs 1 -device cpu"
+    config = config_of(command, tmp_path, *FEW[:6], "--backend", "torch", *line.split(), "-data-dir", str(tmp_path))
+    found = (config.T, config.batch_size, config.lr, config.tau, config.optimizer, config.momentum, config.epochs)
+    assert found == (3, 30, 0.25, 3.5, "sgd", 0.5, 1)
+    assert (config.device, config.data_dir) == ("cpu", tmp_path)
+    code, stdout, _ = command("train", "-resume", tmp_path / "run", "-epochs=2", "-j", "4")
+    assert code == 0
+    assert stdout.splitlines()[0] == (
+        "-j is not needed: the data set lives on the device, and there are no worker processes"
+    )
+    assert len(metrics(tmp_path / "run")) == 2
+    code, _, _ = command("train", *FEW, "-out-dir", tmp_path / "there", "-j4")
+    assert code == 0
+    assert (tmp_path / "there" / "last.pt").exists()
+
+
+def test_every_option_is_spelled_with_hyphens(command: Command, tmp_path: Path) -> None:
+    line = "--train-samples=40 --no-decay-input --detach-reset --v-reset none --hidden 9,8 --bias --deterministic"
+    config = config_of(
+        command, tmp_path, *FEW[2:], "--dataset", "digits", *line.replace("--train-samples=40", "").split()
+    )
+    assert (config.decay_input, config.detach_reset, config.v_reset) == (False, True, None)
+    assert (config.hidden, config.bias, config.deterministic) == ((9, 8), True, True)
+    code, stdout, _ = command("train", "--help")
+    assert code == 0
+    for name in fastsnn.Config.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in stdout
+
+
+def test_a_file_of_options_with_flags_on_top(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text("dataset: digits\ntrain_samples: 40\ntest_samples: 10\nT: 3\nlr: 1e-2\nv_reset: none\nhidden: 7\n")
+    config = config_of(command, tmp_path, "--config", str(path), "--lr", "0.5", "--epochs", "1", "--backend", "torch")
+    assert (config.T, config.lr, config.v_reset, config.hidden) == (3, 0.5, None, (7,))
+    config = config_of(command, tmp_path, "--config", str(path), "--hidden", "6,5", "--epochs=1", "--v-reset", "0")
+    assert (config.hidden, config.v_reset) == ((6, 5), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch: 3", "options.yaml has the unknown option 'epoch'; allowed: T, "),
+        ("lr: fast", "lr is 'fast'; allowed: a number"),
+        ("- epochs", "options.yaml holds no options"),
+        ("a: [", "options.yaml can't be read as YAML"),
+    ],
+)
+def test_a_bad_file_of_options(text: str, said: str, command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text(text)
+    code, _, stderr = command("train", "--config", path, "--out", tmp_path / "run")
+    assert code in (1, 2)
+    assert said in stderr
+    assert stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+# What is printed.
+
+
+def test_plain_lines_where_there_is_no_terminal(command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "[red]run :smile:"
+    code, stdout, stderr = command("train", *arguments(epochs=2), "--out", run)
+    assert (code, stderr) == (0, "")
+    what, folder, *epochs, best = stdout.splitlines()
+    assert what == "digits, 64 -> 10 LIF neurons, T=4: backend torch, autograd step, on cpu (1 threads)"
+    assert folder == f"run folder {run}: epochs 1 to 2, 70 images each"
+    assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
+    for line, row in zip(epochs, metrics(run), strict=True):
+        assert f"test loss {float(row['test_loss']):.5f}" in line
+        assert "images/s" in line
+    assert best.startswith("best test accuracy ")
+    assert best.endswith(f"; saved in {run}")
+    assert "\x1b" not in stdout
+
+
+def test_eval(run: Path, command: Command) -> None:
+    code, stdout, stderr = command("eval", run, "--json")
+    assert (code, stderr) == (0, "")
+    found, last = json.loads(stdout), metrics(run)[-1]
+    assert (str(found["test_loss"]), str(found["test_accuracy"])) == (last["test_loss"], last["test_accuracy"])
+    assert (found["epoch"], found["backend"], found["device"]) == (2, "torch", "cpu")
+    code, stdout, _ = command("eval", run, "--backend", "numba")
+    assert stdout.startswith(
+        f"epoch 2: test loss {found['test_loss']:.5f}, test accuracy {found['test_accuracy']:.2%} (num"
+    )
+
+
+def test_a_finished_run_says_so(run: Path, command: Command) -> None:
+    code, stdout, _ = command("train", "--resume", run)
+    assert code == 0
+    assert "all 2 epochs are done; a larger --epochs goes on" in stdout
+    code, stdout, _ = command("train", "--resume", run, "--epochs", "3")
+    assert "epochs 3 to 3" in stdout
+
+
+def test_the_fallback_of_auto_is_loud_and_recorded(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastsnn.data.socket.getaddrinfo", _no_network)
+    monkeypatch.setenv("FASTSNN_DATA", str(tmp_path / "none"))
+    options = [part for part in FEW if part not in ("--dataset", "digits")]
+    code, stdout, _ = command("train", *options, "--out", tmp_path / "run")
+    assert code == 0
+    assert "MNIST could not be had" in stdout
+    assert "training on digits instead" in stdout
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["dataset"] == "digits"
+
+
+@pytest.mark.mnist
+def test_fastsnn_data_names_the_folder(command: Command, tmp_path: Path) -> None:
+    options = [part for part in FEW if part not in ("--dataset", "digits")]
+    code, stdout, _ = command("train", *options, "--out", tmp_path / "run")
+    assert code == 0
+    assert "mnist, 784 -> 10 LIF neurons" in stdout
+
+
+def test_help_and_usage_errors_do_not_wait_for_torch() -> None:
+    program = (
+        "import sys; from fastsnn.cli import main\n"
+        "for line in ('--help', '--version', 'train --help', 'train --lr x', 'train --epoch 3', 'eval', 'nothing'):\n"
+        "    sys.argv = ['fastsnn', *line.split()]\n"
+        "    try: main()\n"
+        "    except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
