@@ -4,7 +4,6 @@ A *work* has ``run``, the timed call, and ``outputs``, what the gate compares. I
 """
 
 import ctypes
-import gc
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
@@ -235,7 +234,6 @@ def use_fastest_threads(work: Work, candidates: list[int]) -> None:
 
 def peak_memory(work: Work, device: torch.device) -> int | None:
     """Bytes that one run adds to what is allocated before it; None where the system can't tell."""
-    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

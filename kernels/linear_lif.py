@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import lif as scan
+from fastsnn.kernels import planes
 from fastsnn.kernels._triton import check_device, check_dtype, needs_gradient
 from fastsnn.kernels.linear_lif_forward import linear_lif_forward
 from fastsnn.kernels.packed import unpack
-from fastsnn.kernels.planes import PANEL_BYTES, capability, matmul, split
 from fastsnn.kernels.surrogates import SCHEMA
 
 PATHS = ("auto", "fused", "library")
@@ -38,7 +38,7 @@ def choose_path(path: str, x: Tensor, weight: Tensor) -> str:
     """
     if path != "auto":
         return path
-    sm, K = capability(x.device), weight.shape[1]
+    sm, K = planes.capability(x.device), weight.shape[1]
     half_rate = sm in (86, 89, 120) and x.is_floating_point()
     if weight.dtype != torch.float32 and sm >= 80:
         return "library" if K > 1024 else "fused"
@@ -82,7 +82,7 @@ def weight_gradient(grad: Tensor, x: Tensor, out: Tensor) -> None:
     N, K = out.shape
     rows = x.reshape(-1, K)
     if grad.dim() == 4:
-        matmul(rows.t(), grad.view(3, -1, N), out.t())
+        planes.matmul(rows.t(), grad.view(3, -1, N), out.t())
         return
     with full_precision():
         torch.mm(grad.view(-1, N).t(), rows.to(out.dtype), out=out)
@@ -95,10 +95,10 @@ def input_gradient(grad: Tensor, weight: Tensor, out: Tensor) -> None:
         with full_precision():
             out.copy_(grad @ weight)
         return
-    panel = max(PANEL_BYTES // (6 * N) // 128, 1) * 128
+    panel = max(planes.PANEL_BYTES // (6 * N) // 128, 1) * 128
     for first in range(0, K, panel):
         columns = slice(first, first + panel)
-        matmul(grad.view(3, -1, N), split(weight[:, columns]), out.view(-1, K)[:, columns])
+        planes.matmul(grad.view(3, -1, N), planes.split(weight[:, columns]), out.view(-1, K)[:, columns])
 
 
 @torch.library.custom_op(
@@ -161,7 +161,8 @@ def linear_lif_backward_op(
         return tuple(output.zero_() for output in outputs)  # type: ignore[return-value]
     grad_x, grad_weight, grad_bias, grad_v_init = outputs
     x = _operand(x, h.shape[0])
-    ours = choose_path(path, x, weight) == "fused" and capability(x.device) >= 80 and weight.dtype == torch.float32
+    fused = choose_path(path, x, weight) == "fused"
+    ours = fused and planes.arithmetic(x.device, weight.dtype)["PLANES"] == 3
     grad = h.new_empty((3, *h.shape), dtype=torch.bfloat16) if ours else torch.empty_like(h, dtype=weight.dtype)
     total = torch.empty_like(grad_v_init) if needs[2] else None
     scan.launch_backward(grad_spikes, grad_v, h, grad, grad_v_init, total, neuron)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn.kernels import planes
 from fastsnn.kernels._triton import device_guard, tl, triton
-from fastsnn.kernels.planes import PANEL_BYTES, ROWS, arithmetic, multiply, multiprocessors, split, tile_options
+from fastsnn.kernels.planes import ROWS, multiply
 from fastsnn.kernels.surrogates import charge, forward_arguments, reset
 
 
@@ -40,9 +41,9 @@ def linear_lif_forward_kernel(
     rows = tl.arange(0, SAMPLES * STEPS)
     row_b, row_t = pid_b * SAMPLES + rows // STEPS, rows % STEPS
     mask_rows = ((row_b < B) & (row_t < T))[:, None]
-    row = (row_t.to(tl.int64) * B + row_b)[:, None]
+    row = (row_t * B + row_b)[:, None]
     acc = multiply(
-        x_ptr + row * K, mask_rows, 1, 0,
+        x_ptr + row.to(tl.int64) * K, mask_rows, 1, 0,
         weight_ptr + offs_n.to(tl.int64)[None, :] * stride_weight, mask_n, 1, plane, K, weight_K,
         1, LEFT_EXACT, PLANES, ROUNDED, OPERAND, SAMPLES * STEPS, BLOCK_N, BLOCK_K,
     )  # fmt: skip
@@ -50,7 +51,7 @@ def linear_lif_forward_kernel(
         acc += tl.load(bias_ptr + offs_n, mask=offs_n < N, other=0.0).to(tl.float32)[None, :]
 
     # A round trip of the currents turns rows, which lie across threads, into lanes that a thread walks along.
-    tl.store(current_ptr + row * width + offs_n[None, :], acc, mask=mask_rows & mask_n)
+    tl.store(current_ptr + row.to(tl.int64) * width + offs_n[None, :], acc, mask=mask_rows & mask_n)
     tl.debug_barrier()
     lane_b = pid_b * SAMPLES + tl.arange(0, SAMPLES)
     lanes = lane_b.to(tl.int64)[:, None] * width + offs_n[None, :]
@@ -95,18 +96,18 @@ def linear_lif_forward(
     """
     T, B, K = x.shape
     N = weight.shape[0]
-    constants = arithmetic(x.device, weight.dtype)
-    options = tile_options(x, constants)
+    constants = planes.arithmetic(x.device, weight.dtype)
+    options = planes.tile_options(x, constants)
     steps, block_n = choose_tile(T, B, N, options["BLOCK_N"], x.device)
     packed = spikes.dtype == torch.int32
-    panel = max(PANEL_BYTES // (6 * K) // 128, 1) * 128 if constants["PLANES"] == 3 else N
+    panel = max(planes.PANEL_BYTES // (6 * K) // 128, 1) * 128 if constants["PLANES"] == 3 else N
     scratch = None
     if h is None and (packed or spikes.dtype != torch.float32):
         scratch = torch.empty(min(T, steps), B, N, dtype=torch.float32, device=x.device)
     with device_guard(x):
         for first in range(0, N, panel):
             neurons = slice(first, first + panel)
-            right = split(weight[neurons]) if constants["PLANES"] == 3 else weight[neurons]
+            right = planes.split(weight[neurons]) if constants["PLANES"] == 3 else weight[neurons]
             for t in range(0, T, steps):
                 chunk = slice(t, t + steps)
                 out = spikes[t // 32 if packed else t :, :, neurons]
@@ -127,7 +128,7 @@ def linear_lif_forward(
 
 def choose_tile(T: int, B: int, N: int, block_n: int, device: torch.device) -> tuple[int, int]:
     """Steps and neurons of a tile: of the divisions of its rows, that which gives the busiest multiprocessor least."""
-    slots = multiprocessors(device)
+    slots = planes.multiprocessors(device)
 
     def work(steps: int, block: int) -> int:
         programs = triton.cdiv(B, ROWS // steps) * triton.cdiv(N, block)

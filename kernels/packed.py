@@ -1,6 +1,6 @@
 """Spikes packed along time, 32 steps to a word, so that what lies between two layers takes 1/32 of fp32.
 
-Bit i of word w of ``words`` int32 [ceil(T / 32), ...] is the spike at t = 32 w + i; bits from T on are 0. Integers carry
+Bit i of word w of ``words`` int32 [ceil(T / 32), ...] is the spike at t = 32 w + i; bits from T on are 0. Integers have
 no gradient, so a *carrier* goes with them: a float tensor [T, ...] that holds one number, expanded, and whose gradient
 is that of the spikes. Tests: ``tests/test_packed.py``.
 """

@@ -19,6 +19,7 @@ buffers. Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``
 """
 
 from fastsnn.kernels._triton import INTERPRETED, tl, triton
+from fastsnn.kernels.planes import split3
 from fastsnn.kernels.surrogates import charge, reset, slopes
 
 SIMULATED = tl.constexpr(INTERPRETED)
@@ -49,15 +50,6 @@ def _spike_tile(word_ptr, first, count, capacity, BLOCK_T: tl.constexpr, BLOCK_K
 def _operand(part):
     """bf16 as a product takes it."""
     return part.to(tl.float32) if SIMULATED else part
-
-
-@triton.jit
-def split(x):
-    """Three bf16 whose sum is ``x`` exactly, the largest first."""
-    high = x.to(tl.bfloat16)
-    rest = x - high.to(tl.float32)
-    middle = rest.to(tl.bfloat16)
-    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit
@@ -157,7 +149,7 @@ def _add_weight_gradient(
     """Add the spikes times the currents' gradient [BLOCK_N, BLOCK_T] to the rows of the non-zero pixels."""
     offs_n = tl.arange(0, BLOCK_N)
     gradient = tl.trans(gradient)
-    high, middle, low = split(gradient)
+    high, middle, low = split3(gradient)
     for first in range(0, count, BLOCK_K):
         offs_k = first + tl.arange(0, BLOCK_K)
         mask_k = offs_k < count

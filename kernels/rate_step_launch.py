@@ -179,7 +179,8 @@ class Plan:
             CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, T=problem.T, CLASSES=problem.classes,
             BLOCK_T=problem.block_t, BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group,
             UNROLL=problem.unroll, EXACT=problem.exact, BACKWARD=self.training,
-            num_warps=problem.block_n // 4, num_stages=3, enable_fp_fusion=False,
+            # A third stage would spill where time has several chunks.
+            num_warps=problem.block_n // 4, num_stages=3 if problem.chunks == 1 else 2, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _update(self, batch: int) -> None:

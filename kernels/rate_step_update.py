@@ -10,7 +10,7 @@ Launches: ``kernels/rate_step_launch.py``. Tests: ``tests/test_rate_step.py``.
 """
 
 from fastsnn.kernels._triton import tl, triton
-from fastsnn.kernels.rate_step_kernels import split
+from fastsnn.kernels.planes import split3
 
 
 @triton.jit
@@ -113,7 +113,7 @@ def update_kernel(
         tl.store(first_ptr + offs, first, mask=mask)
         tl.store(weight_ptr + offs, weight, mask=mask)
         if EXACT:
-            high, middle, low = split(weight)
+            high, middle, low = split3(weight)
             plane = rows * BLOCK_N
             tl.store(plane_ptr + offs, high, mask=mask)
             tl.store(plane_ptr + plane + offs, middle, mask=mask)

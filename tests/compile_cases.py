@@ -1,0 +1,131 @@
+"""The launches that ``compile_targets.py`` compiles: every operator in the variants that its options make.
+
+Tensors are on torch's meta device: they have shapes, and no memory.
+"""
+
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels import lif, linear_lif, packed, planes
+from fastsnn.kernels.linear_lif_forward import linear_lif_forward
+from fastsnn.kernels.rate_step_encode import PixelIndex
+from fastsnn.kernels.rate_step_launch import Plan, Problem
+from fastsnn.kernels.rate_step_parameters import Parameters
+from fastsnn.kernels.surrogates import SURROGATE_IDS, neuron_arguments
+from tests import compile_targets
+from tests.compile_targets import case
+
+NEURON: dict[str, Any] = {
+    "tau": 5.0,
+    "v_threshold": 1.0,
+    "v_reset": 0.0,
+    "decay_input": True,
+    "detach_reset": False,
+    "surrogate": "atan",
+    "alpha": 2.0,
+}
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def run_lif(
+    n: int = 1 << 20, dtype: torch.dtype = torch.float32, v_init: bool = False, full: bool = True, **options: Any
+) -> None:
+    """The scan both ways; ``full`` keeps h and adds the planes and the sum of the gradient."""
+    neuron = NEURON | options
+    current, v, h = empty(16, n, dtype=dtype), empty(n), empty(16, n)
+    lif.launch_forward(current, v if v_init else None, empty(16, n, dtype=dtype), v, h if full else None, neuron)
+    grad = empty(3, 16, n, dtype=torch.bfloat16) if full and v_init else current
+    lif.launch_backward(current, v if v_init else None, h, grad, v, v if full else None, neuron)
+
+
+def run_linear_lif(
+    x: torch.dtype = torch.float32, weight: torch.dtype = torch.float32,
+    T: int = 500, B: int = 16, N: int = 4096, K: int = 4096,
+    bias: bool = True, v_init: bool = False, pack: bool = False, save_h: bool = True, **options: Any,
+) -> None:  # fmt: skip
+    spikes = empty(-(-T // 32), B, N, dtype=torch.int32) if pack else empty(T, B, N, dtype=weight)
+    linear_lif_forward(
+        empty(T, B, K, dtype=x), empty(N, K, dtype=weight), empty(N, dtype=weight) if bias else None,
+        empty(B, N) if v_init else None, spikes, empty(B, N), empty(T, B, N) if save_h else None, NEURON | options,
+    )  # fmt: skip
+
+
+def run_gradients(sm: int, x: torch.dtype, T: int = 500, B: int = 16, N: int = 4096, K: int = 4096) -> None:
+    """The products of backward; below sm_80 they are the library's."""
+    if sm >= 80:
+        grad = empty(3, T, B, N, dtype=torch.bfloat16)
+        linear_lif.weight_gradient(grad, empty(T, B, K, dtype=x), empty(N, K))
+        linear_lif.input_gradient(grad, empty(N, K), empty(T, B, K))
+
+
+case("lif", lambda sm: run_lif(), quick=True)
+case("lif-small", lambda sm: run_lif(4096, v_init=True, tau=2.0))
+for surrogate in list(SURROGATE_IDS)[1:]:
+    case(f"lif-{surrogate}", lambda sm, surrogate=surrogate: run_lif(surrogate=surrogate))
+for name, options in {
+    "soft": {"v_reset": None},
+    "rest": {"v_reset": -0.25},
+    "whole": {"decay_input": False},
+    "rest-whole": {"v_reset": -0.25, "decay_input": False},
+    "detached": {"detach_reset": True},
+    "half": {"dtype": torch.float16, "full": False},
+    "odd": {"n": (1 << 20) + 3},
+    "planes": {"v_init": True},
+}.items():
+    case(f"lif-{name}", lambda sm, options=options: run_lif(**options))
+
+case("linear-float", lambda sm: run_linear_lif(), quick=True)
+case("linear-spikes", lambda sm: run_linear_lif(torch.uint8), quick=True)
+for tau, dtype in product((2.0, 5.0), (torch.float32, torch.uint8)):
+    name = f"tau{tau:g}-{str(dtype).removeprefix('torch.')}"
+    tuning = {"x": dtype, "tau": tau}
+    case(f"linear-pack-{name}", lambda sm, o=tuning: run_linear_lif(pack=True, save_h=False, bias=False, **o))
+    case(f"linear-v-{name}", lambda sm, o=tuning: run_linear_lif(v_init=True, pack=True, v_reset=-0.25, **o))
+    case(f"linear-classes-{name}", lambda sm, o=tuning: run_linear_lif(T=100, B=64, N=10, K=784, bias=False, **o))
+    for T in (4, 20, 64, 100):
+        case(f"linear-T{T}-{name}", lambda sm, T=T, o=tuning: run_linear_lif(T=T, B=4096, N=1000, K=777, **o))
+case("linear-soft", lambda sm: run_linear_lif(v_reset=None, decay_input=False))
+case("linear-half", lambda sm: run_linear_lif(torch.float16, torch.float16))
+case("linear-bfloat16", lambda sm: run_linear_lif(torch.bfloat16, torch.bfloat16) if sm >= 80 else None)
+
+case("gradients-float", lambda sm: run_gradients(sm, torch.float32), quick=True)
+case("gradients-spikes", lambda sm: run_gradients(sm, torch.uint8))
+case("gradients-odd", lambda sm: run_gradients(sm, torch.float32, N=10, K=777))
+case("planes", lambda sm: planes.split(empty(4096, 777)) if sm >= 80 else None, quick=True)
+case("packed", lambda sm: packed.unpack(empty(16, 4096, dtype=torch.int32), 500))
+
+
+def run_rate_step(
+    sm: int, T: int = 100, classes: int = 10, batch: int = 64, loss: str = "mse", bias: bool = False, adam: bool = True,
+    **options: Any,
+) -> None:  # fmt: skip
+    """The launches of a training step and of an evaluation."""
+    neuron = neuron_arguments(**NEURON | {"tau": 2.0} | options)
+    problem = Problem(T, classes, 784, 0, loss == "ce", bias, sm >= 80, neuron)
+    weight, offset = torch.nn.Parameter(empty(classes, 784)), torch.nn.Parameter(empty(classes))
+    optimizer: Any = torch.optim.Adam([weight, offset]) if adam else torch.optim.SGD([weight, offset], lr=0.1)
+    parameters = Parameters(weight, offset if bias else None, optimizer, problem.block_n, problem.exact)
+    rows, entries = empty(60001, dtype=torch.int32), empty(9 << 20, dtype=torch.int32)
+    data = PixelIndex(rows, entries, empty(60000, dtype=torch.int64), 784, 352)
+    training = Plan(problem, parameters, data, batch, 938, True)
+    training._encode()
+    training._step(0, 1)
+    training._update(0)
+    evaluation = Plan(problem, parameters, data, batch, 938, False)
+    evaluation._step(0, evaluation.batches)
+    evaluation._tally(evaluation.batches)
+
+
+case("rate-step", run_rate_step, quick=True)
+case("rate-step-general", lambda sm: run_rate_step(sm, tau=5.0, v_reset=-0.25, loss="ce", bias=True, adam=False))
+case("rate-step-classes", lambda sm: run_rate_step(sm, classes=32, bias=True, surrogate="sigmoid"))
+case("rate-step-short", lambda sm: run_rate_step(sm, T=4, v_reset=None))
+case("rate-step-long", lambda sm: run_rate_step(sm, T=1000))
+case("rate-step-groups", lambda sm: run_rate_step(sm, batch=1024))
+__all__ = ["compile_targets"]
