@@ -1,6 +1,6 @@
 """The numerical core: each operator's equations, its Triton kernel and its Numba twin, under one stem.
 
-Imported as ``fastsnn.kernels``; it imports torch, triton and numba, never the rest of fastsnn, and works without triton.
+Imported as ``fastsnn.kernels``; it imports torch, triton and numba, never the rest of fastsnn. It works without triton.
 
 Names in kernels: ``T`` time steps, ``B`` samples, ``K`` inputs, ``N`` neurons; ``x_ptr`` a pointer, ``stride_xt`` the
 stride of x along t, ``offs_n`` a block's indices along n, ``mask_n`` which of them exist, ``BLOCK_N`` the block's size.

@@ -7,9 +7,9 @@ plane* of 128 time steps of one pixel:
     key      (seed low word, seed high word)
     counter  (index of the pixel, stream * 2^24 + (t // 128) * 16 + plane, sample id, epoch)
 
-A time step is a lane. At plane p its random bit is compared with bit 15 - p of q, most significant first: a lane spikes
-at the first plane where q has 1 and the random bit is 0, and does not where q has 0 and the random bit is 1. A lane that
-is undecided after plane 15 does not spike. q = 65536 always spikes and q = 0 never; neither draws a number.
+A time step is a lane. At plane p its random bit is compared with bit 15 - p of q, most significant first: a lane
+spikes at the first plane where q has 1 and the random bit is 0, and does not where q has 0 and the random bit is 1. A
+lane that is undecided after plane 15 does not spike. q = 65536 always spikes and q = 0 never; neither draws a number.
 
 Twins: ``kernels/cpu/philox.py`` (Numba), ``kernels/rate_step.py`` (Triton). Tests: ``tests/test_philox.py``.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.

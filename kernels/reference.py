@@ -108,7 +108,8 @@ def lif(
     """Run LIF neurons over ``current`` [T, ...]; ``v_init`` [...] defaults to ``v_reset`` (0 for a soft reset).
 
     Returns spikes [T, ...], the final v [...] and the membrane potential before firing, h [T, ...].
-    ``smooth`` replaces the Heaviside step by the surrogate's primitive: the forward is then what backward differentiates.
+    ``smooth`` replaces the Heaviside step by the surrogate's primitive: the forward is then what backward
+    differentiates.
     """
     v = torch.full_like(current[0], v_reset or 0.0) if v_init is None else v_init
     spikes, membrane = [], []

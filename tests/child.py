@@ -94,6 +94,7 @@ class Child:
 
 def serve() -> None:
     """Import what a run needs, then fork."""
+    import sklearn.datasets  # noqa: F401
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
 
