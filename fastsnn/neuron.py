@@ -1,7 +1,7 @@
 """One validated description of a LIF neuron, shared by every backend."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 SURROGATE_ALIASES = {"triangle": "piecewise_quadratic", "fast_sigmoid": "soft_sign"}
@@ -55,7 +55,16 @@ class LIFParameters:
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments that every kernel takes."""
-        return asdict(self)
+        # Spelled out: torch.compile of torch 2.7 can trace neither asdict() nor vars().
+        return {
+            "tau": self.tau,
+            "v_threshold": self.v_threshold,
+            "v_reset": self.v_reset,
+            "decay_input": self.decay_input,
+            "detach_reset": self.detach_reset,
+            "surrogate": self.surrogate,
+            "alpha": self.alpha,
+        }
 
 
 def _finite(name: str, value: object) -> float:
