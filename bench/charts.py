@@ -7,12 +7,17 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
-from bench.report import headline, headline_cases, section_of
+from bench import page
+from bench.page import section_of, time_text
+from bench.readme import headline, headline_cases
 from bench.results import Results, Row, quartiles, ratios
 
 mpl.use("Agg")
 
+_DRAWN_FROM = "Source"
+"""Key in a PNG's metadata: the digest of the results."""
 COLOURS = {
     "fastsnn-triton": "#c1121f",
     "fastsnn-numba": "#c1121f",
@@ -34,14 +39,23 @@ SERIES = {
 }
 
 
-def draw(found: Results, stem: Path) -> None:
-    """Write STEM-ratios.png, STEM-linear_lif.png and STEM-scaling.png, those that there are results for."""
-    _save(_ratios(found), Path(f"{stem}-ratios.png"))
-    cases = {section_of(case) for case in found.cases()}
-    if "linear_lif" in cases:
-        _save(_linear_lif(found), Path(f"{stem}-linear_lif.png"))
-    if cases & set(SERIES):
-        _save(_scaling(found), Path(f"{stem}-scaling.png"))
+def draw(found: Results, folder: Path) -> None:
+    """Write the charts that there are results for, to where the page in ``folder`` shows them."""
+    figures = {"ratios": _ratios, "linear_lif": _linear_lif, "scaling": _scaling}
+    for name in page.charts(found):
+        path = folder / page.chart_path(found, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without the library's version in it the file changes only with the picture.
+        metadata = {"Software": None, _DRAWN_FROM: found.digest()}
+        figures[name](found).savefig(path, dpi=130, metadata=metadata)
+
+
+def drawn_from(path: Path) -> str | None:
+    """Digest of the results that a chart was drawn from; None where there is no chart."""
+    if not path.exists():
+        return None
+    with Image.open(path) as image:
+        return str(image.info.get(_DRAWN_FROM))
 
 
 def _ratios(found: Results) -> Figure:
@@ -55,7 +69,7 @@ def _ratios(found: Results) -> Figure:
         own = found.ours(case)
         assert own is not None
         _bars(axis, timed[case], own)
-        axis.set_title(f"{headline(case)}: {own.label} {_milliseconds(own)}", fontsize=9, loc="left")
+        axis.set_title(f"{headline(case)}: {own.label}, {time_text(own.median)}", fontsize=9, loc="left")
     axes[-1].set_xlabel(
         f"times slower than fastsnn on {found.machine['device']} (bars: median; lines: quartiles)", fontsize=9
     )
@@ -127,12 +141,3 @@ def _lines(axis: Axes, found: Results, cases: Sequence[str]) -> None:
     axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _milliseconds(row: Row) -> str:
-    return f"{row.median * 1e3:.3g} ms" if row.median < 1 else f"{row.median:.3g} s"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    # Without the library's version in it the file changes only with the picture.
-    figure.savefig(path, dpi=130, metadata={"Software": None})

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from bench import cases, machine, ours, peers, summary
+from bench.peers import remote
 from bench.race import Session
 from bench.results import FOLDER, Results
 from fastsnn import backends, data
@@ -33,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         cases.select(config.option.cases, _grid(config), "case")
         cases.select(config.option.peers, peers.MODULES, "peer")
+        if config.option.peer_env is not None:
+            remote.python_of(config.option.peer_env)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -77,10 +80,10 @@ def bench_session(request: pytest.FixtureRequest) -> Iterator[Session]:
         if reason := ours.absent(backend, device):
             results.notes.append(f"{backend}: {reason}")
     yield session
-    session.close()
     path = option.results or (FOLDER / f"{machine.slug(results.machine['device'])}.json" if size == "full" else None)
     if path is not None and results.rows:
         results.write(path)
+    session.close()
     request.config.stash[summary.RESULTS] = results, path
 
 

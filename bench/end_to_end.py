@@ -12,14 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench import machine, ours, peers
+from bench import machine, ours, race
 from bench.cases import EPOCH_STEPS, Case
+from bench.peers import remote
 from bench.race import OursFailedError, Session
 from bench.results import Row
 from fastsnn.training import cores
@@ -50,26 +52,25 @@ def run(case: Case, session: Session, benchmark: BenchmarkFixture) -> None:
 
         benchmark.pedantic(target, rounds=1 if session.size == "tiny" else 2)
     own.threads = cores() if session.device.type == "cpu" else None
-    session.results.rows.append(own)
-    for peer in session.peer_names:
-        session.results.rows.append(_peer_row(peer, case, session, own))
+    rows = [own]
+    for gated in session.results.of("rate_step") or _gated(case, session):
+        if not gated.ours:
+            rows.append(_peer_row(gated, case, session, own))
+    session.results.rows += rows
+
+
+def _gated(case: Case, session: Session) -> list[Row]:
+    """Rows of the training step, for a run that has not measured it: who passes the gate."""
+    with ours.threads(cores()):
+        return [row for row, _ in race.enter(replace(case, subject="rate_step"), session)]
 
 
 def _train(case: Case, session: Session, backend: str, environment: dict[str, str]) -> tuple[float, dict[str, Any]]:
     """Seconds until an epoch of ``fastsnn train`` reaches the target, and that epoch's number and accuracy."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "fastsnn", "train", "--dataset", session.data, "--backend", backend]
-        command += [
-            "-T",
-            str(case.T),
-            "--device",
-            str(session.device),
-            "--epochs",
-            str(MOST_EPOCHS),
-            "--out",
-            f"{folder}/run",
-        ]
-        command += ["--train-samples", "64", "--test-samples", "64"] if session.size == "tiny" else []
+        options = f"--dataset {session.data} -T {case.T} --backend {backend} --device {session.device}"
+        options += f" --epochs {MOST_EPOCHS}" + " --train-samples 64 --test-samples 64" * (session.size == "tiny")
+        command = [sys.executable, "-m", "fastsnn", "train", *options.split(), "--out", f"{folder}/run"]
         with open(Path(folder) / "log", "w+") as log:
             started = time.perf_counter()
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -100,23 +101,20 @@ def _wait_for(metrics: Path, target: float, process: "subprocess.Popen[bytes]") 
         time.sleep(0.01)
 
 
-def _peer_row(name: str, case: Case, session: Session, own: Row) -> Row:
-    row = Row(name, name, case.to_dict(), session.data, "computed", environment=session.environment)
-    if reason := peers.absent(name, session.device, session.peer_env):
-        row.status, row.reason = "skipped", reason
+def _peer_row(gated: Row, case: Case, session: Session, own: Row) -> Row:
+    """A peer's seconds to the target from its first steps; where it may not train, why."""
+    row = Row(
+        gated.implementation, gated.label, case.to_dict(), session.data, gated.status, gated.reason,
+        threads=gated.threads, environment=gated.environment,
+    )  # fmt: skip
+    if gated.status != "measured":
         return row
-    implementation = session.implementation(name)
-    row.label = implementation.label()
-    if implementation.forward_only:
-        row.status, row.reason = "skipped", "forward only: it has no arctangent surrogate"
-        return row
-    timed = session.results.find("rate_step", name)
-    row.threads = timed.threads if timed else None
     try:
-        start, step, steps = _measure_peer(name, case, session, row.threads or cores())
+        start, step, steps = _measure_peer(row.implementation, case, session, row.threads or cores())
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        row.status, row.reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+        race.fail(row, error)
         return row
+    row.status = "computed"
     needed = own.extra["epoch"] * EPOCH_STEPS
     row.seconds = [start + needed * step]
     row.reason = (
@@ -130,7 +128,7 @@ def _measure_peer(name: str, case: Case, session: Session, threads: int) -> tupl
     python = sys.executable
     if name == "spikingjelly2":
         assert session.peer_env is not None
-        python = str(session.peer_env / "bin" / "python")
+        python = str(remote.python_of(session.peer_env))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
         np.savez(data, images=session.images[: case.B].numpy(), labels=session.labels[: case.B].numpy())

@@ -1,45 +1,94 @@
-#!/bin/bash
-# Everything that a GPU machine can show, without network: install, doctor, verify, the GPU tests, the benchmarks.
+#!/usr/bin/env bash
+# Everything that a GPU machine can show, without network: installation, doctor, the GPU tests, verify, compute-sanitizer,
+# training and the benchmarks.
 #
-#   bench/gpu_machine.sh WHEELS OUT [--quick] [pytest options of bench/, as --peer-env PATH]
+#   bash bench/gpu_machine.sh WHEELS OUT [--quick]
 #
-# WHEELS: a folder of carried wheels, made where there is a network:
-#   pip wheel --no-deps -w WHEELS . && pip download --only-binary=:all: -d WHEELS PACKAGE...
-# of what the machine lacks; torch and what else it has stay its own. OUT: a folder for the files that come back.
-# With --quick it ends within 10 minutes. PYTHON names the interpreter. Each step runs even where one before it failed,
-# and the script's exit status is the number of those that did.
+# WHEELS: a folder of wheels, made with the same Python where there is a network:
+#   pip wheel -w WHEELS setuptools pytest pytest-benchmark ".[cuda12,peers]"
+# All of them are installed. What the GPU machine's Python has already (torch, say) need not be among them.
+# OUT: a folder for what comes back. A step writes OUT/STEP.txt, from its command to how it ended, and a step that ended
+# isn't run again: after a stop the same line goes on. Every step runs, whatever happened to those before it, and the exit
+# status is the number of those that failed. --quick ends within 10 minutes; use another OUT for it.
+# PYTHON names the interpreter, FASTSNN_DATA the folder with MNIST, FASTSNN_COMMIT the commit where git can't tell.
 set -u -o pipefail
 
-wheels=$(realpath "$1") out=$(realpath -m "$2")
-shift 2
-python=${PYTHON:-python3} site=$(mktemp -d) failed=0
-cd "$(dirname "$0")/.."
-mkdir -p "$out"
-export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-if [[ " $* " == *" --quick "* ]]; then
-    quick=--quick limits=(40 30 120 150 230)
-else
-    quick="" limits=(300 60 1800 1800 3600)
+if [[ $# -lt 2 || $# -gt 3 || ! -d $1 || ${3:---quick} != --quick ]]; then
+    echo "usage: bash bench/gpu_machine.sh WHEELS OUT [--quick], where WHEELS is a folder that exists" >&2
+    exit 64
 fi
+wheels=$(realpath "$1") out=$(realpath -m "$2") quick=${3:-}
+cd "$(dirname "$0")/.."
+base=${PYTHON:-python3} environment=${ENVIRONMENT:-$PWD/build/gpu-machine} failed=0
+python=$environment/bin/python
+export wheels base environment python PYTHONUNBUFFERED=1
+mkdir -p "$out"
 
-# step NAME LIMIT COMMAND...: run a command for at most LIMIT seconds, with its output in OUT/NAME.txt as well.
+# step NAME LIMIT COMMAND...: run a command for at most LIMIT seconds.
 step() {
-    local name=$1 limit=$2 started=$SECONDS
+    local log=$out/$1.txt limit=$2 name=$1 started=$SECONDS status
     shift 2
-    echo "== $name: $*"
-    if timeout "$limit" "$@" 2>&1 | tee "$out/$name.txt"; then
-        echo "== $name: done after $((SECONDS - started)) s" | tee -a "$out/summary.txt"
-    else
-        echo "== $name: FAILED after $((SECONDS - started)) s" | tee -a "$out/summary.txt"
-        failed=$((failed + 1))
+    if ! tail -n 1 "$log" 2>/dev/null | grep -q '^== '; then
+        echo "\$ $*" | tee "$log"
+        timeout --kill-after=10 "$limit" "$@" 2>&1 | tee -a "$log"
+        status=$?
+        case $status in
+            0) echo "== passed after $((SECONDS - started)) s" ;;
+            124 | 137) echo "== FAILED: not done after $limit s" ;;
+            *) echo "== FAILED with exit status $status after $((SECONDS - started)) s" ;;
+        esac >>"$log"
     fi
+    tail -n 1 "$log" | sed "s/^==/== $name:/"
+    ! tail -n 1 "$log" | grep -q FAILED || failed=$((failed + 1))
 }
 
-: >"$out/summary.txt"
-step install "${limits[0]}" "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$wheels"/*.whl
+# A virtual environment that also sees the packages of $base, itself perhaps one of a virtual environment.
+install() {
+    "$base" -m venv "$environment"
+    "$base" -c 'import sys; print(*(path for path in sys.path if path.endswith("-packages")), sep="\n")' \
+        >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+    "$python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
+    "$python" -m pip install --quiet --no-index --find-links "$wheels" --editable . pytest pytest-benchmark
+    "$python" -m pip list
+}
+export -f install
+
+# measure NAME LIMIT PATH: the benchmarks in PATH, into one results file.
+measure() { step "$1" "$2" "$python" -m pytest "$3" -q --benchmark-only ${quick:+"$quick"} --results "$out/results.json"; }
+
+# Every kernel at a small shape; without a caching allocator every tensor has bounds of its own.
+sanitize() {
+    step "sanitizer-$1" "$2" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+        compute-sanitizer --tool "$1" --target-processes application-only --error-exitcode 1 \
+        "$python" -m pytest bench -q --benchmark-only --grid tiny --peers "" --cases rate_step,lif,linear_lif-24,encoding
+}
+
+if [[ $quick ]]; then
+    limits=(90 30 65 65 80 60 45) tools=memcheck epochs=2
+else
+    limits=(500 60 540 540 540 540 540) tools="memcheck racecheck initcheck synccheck" epochs=20
+fi
+
+[[ -x $python ]] || rm -f "$out/install.txt"
+step install "${limits[0]}" bash -ec install
 step doctor "${limits[1]}" "$python" -m fastsnn doctor
-step verify "${limits[2]}" "$python" -m fastsnn verify $quick --json "$out/verify.json"
-step gpu-tests "${limits[3]}" "$python" -m pytest -q -m gpu tests
-step bench "${limits[4]}" "$python" -m pytest bench --benchmark-only --results "$out/results.json" "$@"
-rm -rf "$site"
+step gpu-tests "${limits[2]}" "$python" -m pytest -q -m gpu tests
+# Without a GPU these run in Triton's interpreter.
+step kernel-tests "${limits[3]}" "$python" -m pytest -q tests/test_rate_step.py tests/test_forced_kernels.py
+step verify "${limits[4]}" "$python" -m fastsnn verify $quick --json "$out/verify.json"
+if command -v compute-sanitizer >/dev/null; then
+    for tool in $tools; do sanitize "$tool" "${limits[5]}"; done
+else
+    step sanitizer 1 echo "compute-sanitizer is not on PATH: not run"
+fi
+step train "${limits[6]}" "$python" -m fastsnn train --epochs $epochs --overwrite --out "$out/train"
+if "$python" -c 'import cupy; cupy.cuda.runtime.getDeviceCount()' 2>/dev/null; then
+    step train-cupy "${limits[6]}" \
+        "$python" -m fastsnn train --backend cupy --epochs $epochs --overwrite --out "$out/train-cupy"
+fi
+if [[ $quick ]]; then
+    measure bench 120 bench
+else
+    for file in bench/bench_*.py; do measure "$(basename "$file" .py)" 540 "$file"; done
+fi
 exit "$failed"

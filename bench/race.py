@@ -48,6 +48,14 @@ class Entrant:
     work: Work
     seconds: list[float] = field(default_factory=list)
 
+    def take_turn(self) -> None:
+        """One more round; where it breaks, the row says how and keeps no time."""
+        try:
+            self.seconds.append(self.work.timed())
+        except Exception as error:
+            self.seconds = []
+            fail(self.row, error)
+
 
 @dataclass
 class Session:
@@ -84,28 +92,38 @@ class Session:
 
 def run(case: Case, session: Session, benchmark: BenchmarkFixture) -> None:
     """Gate every implementation of ``case``, time those that pass in turn, and record all of them."""
-    x = cases.inputs(case, session.images, session.labels)
     with ours.threads(case.threads or cores()):
-        threads = torch.get_num_threads()
-        own_gate = gate.build(case, session.images, session.labels)
-        first, *others = session.names(case)
-        entrants, rows = [], []
-        for name in (first, *others):
-            row, work = _enter(name, case, x, own_gate, session)
-            rows.append(row)
-            if work is not None:
-                entrants.append(Entrant(row, work))
-        if rows[0].status != "measured":
-            raise OursFailedError(f"{rows[0].label}: {rows[0].status}: {rows[0].reason}")
-        _time(entrants, EFFORTS[session.size], threads, benchmark)
+        entered = enter(case, session)
+        entrants = [Entrant(row, work) for row, work in entered if work is not None]
+        _time(entrants, EFFORTS[session.size], benchmark)
         for entrant in entrants:
             entrant.row.seconds = [seconds / case.steps for seconds in entrant.seconds]
-            for name, value in shares(case, entrant.row.median, session.results.machine).items():
-                setattr(entrant.row, name, value)
+            if entrant.seconds:
+                for name, value in shares(case, entrant.row.median, session.results.machine).items():
+                    setattr(entrant.row, name, value)
             if hasattr(entrant.work, "close"):
                 entrant.work.close()
+    rows = [row for row, _ in entered]
     session.results.rows += rows
     benchmark.extra_info["rows"] = [(row.label, row.status, row.reason, row.seconds) for row in rows]
+
+
+def enter(case: Case, session: Session) -> list[tuple[Row, Work | None]]:
+    """Each implementation's row and, where it passes the gate, its work; ours first, or an OursFailedError."""
+    x = cases.inputs(case, session.images, session.labels)
+    own_gate = gate.build(case, session.images, session.labels)
+    entered: list[tuple[Row, Work | None]] = []
+    for name in session.names(case):
+        row, work = _enter(name, case, x, own_gate, session)
+        if not entered and work is None:
+            raise OursFailedError(f"{row.label}: {row.status}: {row.reason}")
+        entered.append((row, work))
+    return entered
+
+
+def fail(row: Row, error: Exception) -> None:
+    """Record that an implementation broke, and how."""
+    row.status, row.reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _enter(name: str, case: Case, x: dict[str, Tensor], own_gate: Gate, session: Session) -> tuple[Row, Work | None]:
@@ -115,13 +133,16 @@ def _enter(name: str, case: Case, x: dict[str, Tensor], own_gate: Gate, session:
     )
     if case.subject in ("lif", "linear_lif"):
         row.data = "random"
-    if reason := _absent(name, case, session):
-        row.status, row.reason = "skipped", reason
-        row.label = session.made[name].label() if name in session.made else name
-        return row, None
     try:
+        if reason := _absent(name, case, session):
+            row.status, row.reason = "skipped", reason
+            row.label = session.made[name].label() if name in session.made else name
+            return row, None
         implementation = session.implementation(name)
         row.label = implementation.label()
+        if hasattr(implementation, "versions"):
+            commit = session.results.environments[session.environment]["commit"]
+            row.environment = session.results.environment({"commit": commit} | implementation.versions())
         work: Work = peers.work(implementation, case, x, session.device)
         started = time.perf_counter()
         work.run()
@@ -134,7 +155,7 @@ def _enter(name: str, case: Case, x: dict[str, Tensor], own_gate: Gate, session:
             work.peak_memory() if hasattr(work, "peak_memory") else works.peak_memory(work, session.device)
         )
     except Exception as error:  # a peer may break in any way; the page says how
-        row.status, row.reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+        fail(row, error)
         return row, None
     return row, work
 
@@ -160,17 +181,18 @@ def _tuned_threads(work: Work, name: str, session: Session) -> int | None:
     return work.threads
 
 
-def _time(entrants: list[Entrant], effort: Effort, threads: int, benchmark: BenchmarkFixture) -> None:
-    """Fill in every entrant's seconds, round by round."""
+def _time(entrants: list[Entrant], effort: Effort, benchmark: BenchmarkFixture) -> None:
+    """Fill in every entrant's seconds, round by round, after a round that only shows how long one takes."""
     own, *others = entrants
     order = random.Random(0)
 
     def others_in_turn() -> None:
         for entrant in order.sample(others, len(others)):
-            entrant.seconds.append(entrant.work.timed())
+            if entrant.row.status == "measured":
+                entrant.take_turn()
         torch.set_num_threads(own.work.threads)
 
-    one_round = sum(entrant.work.timed() for entrant in entrants)
-    torch.set_num_threads(threads)
+    others_in_turn()
+    one_round = own.work.timed() + sum(entrant.seconds.pop() for entrant in others if entrant.seconds)
     benchmark.pedantic(own.work.run, setup=others_in_turn, rounds=effort.rounds(one_round))
     own.seconds = list(benchmark.stats.stats.data) if benchmark.stats else [own.work.timed()]

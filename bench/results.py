@@ -1,5 +1,6 @@
 """The results file: one JSON document per machine, with a schema version, rows by case and implementation."""
 
+import hashlib
 import json
 import statistics
 from dataclasses import asdict, dataclass, field
@@ -61,8 +62,13 @@ def quartiles(values: list[float]) -> tuple[float, float]:
 
 
 def ratios(row: Row, ours: Row) -> list[float]:
-    """How many times slower than ours the row is, round by round: both ran in turn under the same load."""
-    return [theirs / own for theirs, own in zip(row.seconds, ours.seconds, strict=False)]
+    """How many times slower than ours the row is, round by round: both ran in turn under the same load.
+
+    A computed row has no rounds of its own: one ratio, of the medians.
+    """
+    if row.status == "computed":
+        return [row.median / ours.median]
+    return [theirs / own for theirs, own in zip(row.seconds, ours.seconds, strict=True)]
 
 
 @dataclass
@@ -89,11 +95,9 @@ class Results:
         return list(dict.fromkeys(row.case["name"] for row in self.rows))
 
     def environment(self, versions: dict[str, str]) -> str:
-        """Key of ``versions`` in the file, added where it is new."""
-        for key, known in self.environments.items():
-            if known == versions:
-                return key
-        key = f"{versions['commit']}-{len(self.environments) + 1}"
+        """Key of ``versions`` in the file, added where it is new; the same in every file."""
+        digest = hashlib.sha256(json.dumps(versions, sort_keys=True).encode()).hexdigest()
+        key = f"{versions['commit']}-{digest[:8]}"
         self.environments[key] = versions
         return key
 
@@ -105,15 +109,18 @@ class Results:
             rows = _merged(before.rows, [row for row in self.rows if row.case["name"] in measured])
             environments = before.environments | environments
         used = {row.environment for row in rows}
-        content = {
-            "schema": SCHEMA,
-            "machine": self.machine,
-            "environments": {key: value for key, value in environments.items() if key in used},
-            "notes": self.notes,
-            "rows": [_plain(row) for row in rows],
-        }
+        environments = {key: value for key, value in environments.items() if key in used}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        path.write_text(Results(self.machine, environments, rows, self.notes).to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The file's text."""
+        content = {"schema": SCHEMA} | vars(self) | {"rows": [_plain(row) for row in self.rows]}
+        return json.dumps(content, indent=1) + "\n"
+
+    def digest(self) -> str:
+        """What a chart is labelled with, to tell whether it was drawn from these results."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def load(path: Path) -> Results:

@@ -1,5 +1,6 @@
 """What the terminal shows when the benchmarks end."""
 
+import statistics
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,6 @@ def lines(results: Results, path: Path | None) -> list[str]:
             if not row.seconds:
                 found.append(f"  {row.label:44} {row.status}: {row.reason}")
                 continue
-            ratio = f"{_median(ratios(row, own)):7.2f} x" if own and row is not own else ""
+            ratio = f"{statistics.median(ratios(row, own)):7.2f} x" if own and row is not own else ""
             found.append(f"  {row.label:44} {row.median * 1e3:11.3f} ms {ratio} {row.status if row.reason else ''}")
     return [*found, f"results: {path}" if path else "no results file (the quick grid writes one with --results PATH)"]
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]

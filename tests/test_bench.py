@@ -1,10 +1,9 @@
-"""bench/: the gate, the names, the results file, the page made of it, and a run of everything in its smallest form."""
+"""bench/: the gate, the names, peers that break, and a run of everything in its smallest form."""
 
 import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import cases, gate, machine, peers, regression, report, results, summary, works
+from bench import cases, gate, machine, page, peers, race, report, results, works
 from bench.cases import Case
 from bench.ours import Ours
 from bench.peers.remote import Remote
-from bench.results import Results, Row
+from bench.results import Results
 from fastsnn.kernels import reference
 
 CPU = torch.device("cpu")
@@ -151,108 +150,57 @@ def test_cases_survive_json() -> None:
         assert Case.from_dict(json.loads(json.dumps(case.to_dict()))) == case
 
 
-def found(*rows: Row, kind: str = "cpu") -> Results:
-    about = {"device": "Test 9000, 2 cores", "kind": kind, "cpu": "Test 9000", "cores": 2, "system": "Linux x86_64"}
-    about |= {"peak_bandwidth": 1e10, "peak_flops": 1e11}
-    return Results(about, {"abc-1": {"commit": "abc", "torch": "2.13.0"}}, list(rows))
+class Rounds:
+    """pytest-benchmark's fixture as far as the race uses it."""
+
+    stats = None
+
+    def __init__(self) -> None:
+        self.extra_info: dict[str, Any] = {}
+
+    def pedantic(self, target: Any, setup: Any, rounds: int) -> None:
+        for _ in range(rounds):
+            setup()
+            target()
 
 
-def row(implementation: str, *seconds: float, name: str = "rate_step", **fields: Any) -> Row:
-    values: dict[str, Any] = {"status": "measured", "environment": "abc-1", "seconds": list(seconds)} | fields
-    values["ours"] = implementation.startswith("fastsnn")
-    case = json.loads(json.dumps(TINY["rate_step"].to_dict() | {"name": name}))
-    return Row(implementation, implementation, case, "mnist", **values)
+class Breaks(Right):
+    """Works a few times, then no more."""
+
+    calls = 0
+
+    def lif(self, current: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > 3:  # warmed up, judged and weighed
+            raise MemoryError("no more\nof it")
+        return super().lif(current)
 
 
-def test_results_of_another_schema_are_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "old.json"
-    path.write_text('{"schema": 99}')
-    with pytest.raises(results.SchemaError, match=r"old\.json has schema 99; this version reads 1"):
-        results.load(path)
-    path.write_text("[]")
-    with pytest.raises(results.SchemaError, match=r"old\.json is not a results file"):
-        results.load(path)
+def create(name: str, peer_env: Path | None) -> works.Peer:
+    peer = {"right": Right, "breaks": Breaks, "wrong": lambda: Right(alpha=3.0)}.get(name)
+    if peer is None:
+        raise ImportError(f"{name} does not import")
+    return peer()
 
 
-def test_results_survive_the_file_and_new_cases_replace_old_ones(tmp_path: Path) -> None:
-    path = tmp_path / "machine.json"
-    before = found(row("fastsnn-numba", 1.0, 2.0), row("jax", 4.0, 4.0), row("fastsnn-numba", 5.0, name="lif"))
-    before.write(path)
-    assert results.load(path) == before
-    again = found(row("fastsnn-numba", 3.0))
-    again.environments = {"def-2": {"commit": "def"}}
-    again.rows[0].environment = "def-2"
-    again.write(path)
-    merged = results.load(path)
-    assert [(r.case["name"], r.implementation, r.seconds) for r in merged.rows] == [
-        ("rate_step", "fastsnn-numba", [3.0]),
-        ("lif", "fastsnn-numba", [5.0]),
-    ]
-    assert list(merged.environments) == ["abc-1", "def-2"]
-
-
-def test_ratios_are_taken_round_by_round() -> None:
-    own, other = row("fastsnn-numba", 1.0, 2.0, 4.0), row("jax", 3.0, 6.0, 12.0)
-    assert results.ratios(other, own) == [3.0, 3.0, 3.0]
-    assert results.quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 4.0)
-
-
-def test_shares_of_the_peak() -> None:
-    about = found().machine
-    lif = Case("lif", "lif", 10, 2, (1000,))
-    assert results.shares(lif, 1e-3, about)["share_of_bandwidth"] == pytest.approx(5 * 4 * 20_000 / 1e-3 / 1e10)
-    mlp = Case("mlp", "mlp", 10, 2, (5, 4, 3))
-    assert results.shares(mlp, 1.0, about)["share_of_flops"] == pytest.approx(2 * 20 * (32 + 32 + 12) / 1e11)
-
-
-def test_the_regression_check_goes_by_ratio() -> None:
-    floors = {key: floor for key, floor in regression.FLOORS["cpu"].items() if key[0] == "rate_step"}
-    rest = {key[0] for key in regression.FLOORS["cpu"]} - {"rate_step"}
-    fast = found(row("fastsnn-numba", 1.0), *(row(peer, 2 * floor) for (_, peer), floor in floors.items()))
-    assert all(line.split(":")[0] in rest for line in regression.failures(fast))
-    slow = found(row("fastsnn-numba", 1.0), *(row(peer, 0.5 * floor) for (_, peer), floor in floors.items()))
-    assert sum(line.startswith("rate_step") for line in regression.failures(slow)) == len(floors)
-    assert regression.failures(found(kind="cuda")) == []
-
-
-def test_the_page_tells_what_was_not_timed_and_where_ours_is_behind() -> None:
-    own, fast = row("fastsnn-numba", 1.0, 1.0), row("jax", 0.5, 0.5)
-    refused = row("snntorch", status="refused", reason="C4 gradient of weight0: 1, allowed 1e-05")
-    text = report.page([found(own, fast, refused)])
-    assert "- rate_step: jax needs 0.50 times our time" in text
-    assert "Not timed: snntorch refused: C4 gradient of weight0: 1, allowed 1e-05." in text
-    table = report.readme_table([found(own, row("spikingjelly-loop", 40.0, 50.0, status="computed", reason="x"), fast)])
-    assert "| 1.00 s | 500 ms, 0.50 x (jax) | ≈ 45.0 s, 45.0 x |" in table
-    assert "ahead of every peer" in report.page([found(own, row("jax", 2.0, 2.0))])
-    assert any("refused: C4" in line for line in summary.lines(found(own, refused), None))
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(90.04, "90.0 s"), (1.0, "1.00 s"), (0.5, "500 ms"), (2e-6, "2.00 us")])
-def test_times_have_three_digits(seconds: float, text: str) -> None:
-    assert report.time_text(seconds) == text
-
-
-def test_the_committed_page_is_what_the_committed_results_make() -> None:
-    assert report.stale() == []
-
-
-def test_charts_are_drawn(tmp_path: Path) -> None:
-    from bench import charts
-
-    numbers = [row("fastsnn-numba", 1.0, 1.2), row("jax", 4.0, 4.0)]
-    linear = [replace(r, case=r.case | {"subject": "linear_lif"}) for r in numbers]
-    sized = [
-        replace(r, case=r.case | {"name": f"{stem}-{n}"})
-        for stem in ("linear_lif", "scaling-T")
-        for n in (8, 16)
-        for r in linear
-    ]
-    charts.draw(found(*numbers, *sized), tmp_path / "chart")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "chart-linear_lif.png",
-        "chart-ratios.png",
-        "chart-scaling.png",
-    ]
+def test_a_peer_that_is_wrong_or_breaks_is_reported_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["right", "wrong", "breaks", "broken"]
+    monkeypatch.setattr(peers, "MODULES", {name: (name, None) for name in names} | {"absent": ("absent", "nowhere")})
+    monkeypatch.setattr(peers, "create", create)
+    monkeypatch.setattr(Right, "label", lambda self: type(self).__name__)
+    empty = Results({"peak_bandwidth": 1e10, "peak_flops": 1e11}, {"abc-1": {"commit": "abc"}})
+    session = race.Session(CPU, "tiny", [*names, "absent"], None, *images(), "digits", empty, "abc-1")
+    race.run(TINY["lif"], session, Rounds())  # type: ignore[arg-type]
+    rows = {r.implementation: r for r in session.results.rows}
+    assert {name: rows[name].status for name in rows} == {
+        "fastsnn-numba": "measured", "fastsnn-torch": "measured", "right": "measured", "wrong": "refused",
+        "breaks": "failed", "broken": "failed", "absent": "skipped",
+    }  # fmt: skip
+    assert all(bool(r.seconds) is (r.status == "measured") for r in rows.values())
+    assert rows["wrong"].reason.startswith("C4 gradient of current")
+    assert rows["breaks"].reason == "MemoryError: no more"
+    assert rows["broken"].reason == "ImportError: broken does not import"
+    assert rows["absent"].reason == "nowhere is not installed"
 
 
 def bench(*options: str) -> "subprocess.CompletedProcess[str]":
@@ -279,4 +227,4 @@ def test_everything_runs_in_its_smallest_form(tmp_path: Path) -> None:
         assert own.implementation == "fastsnn-numba"
         assert all(r.status in ("measured", "computed") for r in measured.of(name)), name
     assert measured.machine["device"] == machine.device_name(CPU)
-    assert report.SECTIONS["rate_step"] in report.page([measured])
+    assert page.SECTIONS["rate_step"] in page.text([measured])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,14 @@ from bench.works import Outputs
 ROOT = Path(__file__).parents[2]
 
 
+def python_of(environment: Path) -> Path:
+    """The interpreter of a virtual environment; ValueError where it has none."""
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        raise ValueError(f"--peer-env is {environment}; there is no {python}")
+    return python
+
+
 class Remote:
     """SpikingJelly 2 in an environment of its own; ValueError where that has no Python."""
 
@@ -28,9 +37,7 @@ class Remote:
 
     def __init__(self, name: str, environment: Path) -> None:
         self.name = name
-        python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-        if not python.exists():
-            raise ValueError(f"--peer-env is {environment}; there is no {python}")
+        python = python_of(environment)
         self.folder = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             [str(python), "-m", "bench.peers.worker"],
@@ -42,7 +49,11 @@ class Remote:
         self.count = 0
 
     def label(self) -> str:
-        return f"SpikingJelly {self.call('version')['version']} multi-step"
+        return f"SpikingJelly {self.versions()['spikingjelly']} multi-step"
+
+    def versions(self) -> dict[str, str]:
+        """Of what the results depend on there."""
+        return self.call("versions")
 
     def work(self, case: Case, x: dict[str, Tensor], device: torch.device) -> "RemoteWork":
         return RemoteWork(self, case, x, device)
@@ -72,7 +83,8 @@ class Remote:
     def close(self) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # a worker that ended leaves its last command unread
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
         self.folder.cleanup()

@@ -3,8 +3,10 @@
 Reads one JSON command a line from stdin and answers with one JSON line on what was stdout.
 """
 
+import importlib.metadata
 import json
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,9 @@ class Worker:
         self.peer = MultiStep()
         self.works: dict[int, Any] = {}
 
-    def version(self) -> dict[str, Any]:
-        import importlib.metadata
-
-        return {"version": importlib.metadata.version("spikingjelly")}
+    def versions(self) -> dict[str, Any]:
+        packages = {name: importlib.metadata.version(name) for name in ("numpy", "torch", "spikingjelly")}
+        return {"python": platform.python_version()} | packages
 
     def make(self, case: dict[str, Any], inputs: str, device: str, threads: int) -> dict[str, Any]:
         torch.set_num_threads(threads)

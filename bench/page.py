@@ -1,0 +1,190 @@
+"""docs/benchmarks.md as text: a part for every results file, a table for every case."""
+
+import statistics
+from itertools import groupby
+
+from bench import machine
+from bench.results import Results, Row, quartiles, ratios
+
+SECTIONS = {
+    "rate_step": "One training step of the reference job: 784 → 10 LIF neurons, T = 100, batch 64, Poisson encoding, "
+    "mean squared error of the firing rates, Adam",
+    "rate_step-epoch": "An epoch of the reference job",
+    "lif-forward": "LIF neurons over given currents, forward without gradients",
+    "lif": "LIF neurons over given currents, forward and backward",
+    "linear_lif": "Linear layer and LIF neurons, n → n, in Open Neuromorphic's configuration: batch 16, T = 500, dense "
+    "normal input, gradient of the weight",
+    "mlp": "One training step of 784-800-10, T = 100, batch 64, Poisson encoding",
+    "encoding": "Poisson encoding alone: 64 images, T = 100, to float32 spikes",
+    "end_to_end": "From the start of the process to 92 % test accuracy on MNIST",
+    "scaling-T": "Scaling with T: the reference job's step",
+    "scaling-B": "Scaling with the batch: the reference job's step",
+    "scaling-N": "Scaling with the width: linear and LIF, 784 → N, T = 100, batch 16",
+    "scaling-threads": "Scaling with CPU threads: the reference job's step",
+}
+"""Case, or the part of a case's name before its last number -> heading."""
+_CHARTED = {"linear_lif": "linear_lif", "scaling-T": "scaling"}
+"""Section -> the chart above its tables."""
+
+METHOD = """# Benchmarks
+
+Made from `bench/results/*.json` by `python -m bench.report`; every number on this page is in one of those files.
+`pytest bench/ --benchmark-only` measures this machine: see [how to measure](#how-to-measure).
+
+How to read it:
+
+- **Same work.** Every implementation computes the same LIF neuron (tau 2, threshold 1, hard reset to 0, arctangent
+  surrogate). Before anything is timed its spikes, its gradients and, where it trains, its weights after one step are
+  held against the float64 reference, with the tolerances of `kernels/contract.py`. What fails is *refused*, not timed.
+- **Same load.** Ours and the peers run in turn, round by round, in one session. *x ours* is the median over rounds of
+  their time divided by ours in the same round, with its quartiles: above 1 they are slower.
+- **Time** is the median over rounds, with quartiles; a call ends when the device is done. *First call* includes
+  compilation and is in no other column. Numba's machine code comes from its cache where an earlier process left it;
+  only the first call of *from the start of the process* begins with empty caches.
+- **Memory** is what a call adds at its peak to what was allocated before it. CPU implementations on torch run at their
+  fastest thread count.
+- **Share of peak** is the least traffic or arithmetic that the work needs, over what a copy or an fp32 matrix product
+  reaches on the same machine.
+- *Computed* is not measured: the row says from what.
+"""
+HOW = """## How to measure
+
+```bash
+pip install -e ".[test,peers]"
+python3 -m venv sj2 && sj2/bin/pip install torch spikingjelly==2.0.0
+pytest bench/ --benchmark-only --peer-env sj2
+python -m bench.report
+```
+
+`--quick` measures fewer cases and `--cases` and `--peers` choose; a name that there is not lists those that there are.
+`bench/gpu_machine.sh` does it all on a GPU machine without network. MNIST is read from `$FASTSNN_DATA`; without it
+scikit-learn's digits stand in, and the row says so.
+"""
+
+
+def section_of(case: str) -> str:
+    """The section of a case: its own, or that of the series it belongs to."""
+    if case in SECTIONS:
+        return case
+    parts = case.removesuffix("-forward").rsplit("-", 1)
+    return parts[0]
+
+
+def time_text(seconds: float) -> str:
+    """Three significant digits and a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale or unit == "us":
+            return f"{three(seconds / scale)} {unit}"
+    raise AssertionError
+
+
+def three(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def ratio_text(row: Row, own: Row | None) -> str:
+    """Median ratio to ours and its quartiles."""
+    if own is None or row is own:
+        return ""
+    found = ratios(row, own)
+    low, high = quartiles(found)
+    spread = f" ({three(low)} to {three(high)})" if len(found) > 1 else ""
+    return f"**{three(statistics.median(found))}**{spread}"
+
+
+def text(files: list[Results]) -> str:
+    """The whole page."""
+    return "\n".join([METHOD, *(_machine(found) for found in files), HOW])
+
+
+def charts(found: Results) -> list[str]:
+    """Names of the charts that there are results for."""
+    sections = {section_of(case) for case in found.cases()}
+    return ["ratios", *(chart for section, chart in _CHARTED.items() if section in sections)]
+
+
+def chart_path(found: Results, chart: str) -> str:
+    """Where a chart lies, seen from the page."""
+    return f"images/bench-{machine.slug(found.machine['device'])}-{chart}.png"
+
+
+def _machine(found: Results) -> str:
+    about = found.machine
+    facts = [f"{about['cores']} cores of {about['cpu']}", about["system"]]
+    if about["kind"] == "cuda":
+        facts = [f"driver {' '.join(about['driver'])}", f"CUDA {about['cuda']}", *facts]
+    facts.append(f"a copy moves {about['peak_bandwidth'] / 1e9:.1f} GB/s")
+    facts.append(f"an fp32 matrix product reaches {about['peak_flops'] / 1e9:.0f} GFLOP/s")
+    lines = [f"## {about['device']}", "", "; ".join(facts) + ".", ""]
+    lines += [f"- {note}" for note in found.notes] + [""] * bool(found.notes)
+    lines += [f"![How many times slower than fastsnn]({chart_path(found, 'ratios')})", "", *_behind(found)]
+    sections = list(SECTIONS)
+    in_order = sorted(found.cases(), key=lambda case: sections.index(section_of(case)))
+    for section, group in groupby(in_order, section_of):
+        cases = list(group)
+        lines += [f"### {SECTIONS[section]}", ""]
+        if chart := _CHARTED.get(section):
+            lines += [f"![{SECTIONS[section]}]({chart_path(found, chart)})", ""]
+        for case in cases:
+            lines += _table(found, case, titled=len(cases) > 1)
+    lines += ["### Versions", "", *_versions(found)]
+    return "\n".join(lines)
+
+
+def _behind(found: Results) -> list[str]:
+    """Where ours is not the fastest."""
+    lines = []
+    for case in found.cases():
+        own = found.ours(case)
+        for row in found.of(case):
+            if own and row.seconds and not row.ours and statistics.median(ratios(row, own)) < 1:
+                lines.append(f"- {case}: {row.label} needs {statistics.median(ratios(row, own)):.2f} times our time")
+    return ["Where ours is behind:" if lines else "Ours is ahead of every peer in every case.", "", *lines, ""]
+
+
+def _table(found: Results, case: str, titled: bool) -> list[str]:
+    own = found.ours(case)
+    rows = found.of(case)
+    lines = [f"**{case}**", ""] if titled else []
+    lines.append("| | time | x ours | first call | memory | of peak | threads | rounds | |")
+    lines.append("| --- |" + " ---: |" * 7 + " --- |")
+    for row in [row for row in rows if row.seconds]:
+        low, high = row.quartiles
+        spread = f" ({time_text(low)} to {time_text(high)})" if len(row.seconds) > 1 else ""
+        share = row.share_of_bandwidth or row.share_of_flops
+        cells = [
+            row.label,
+            f"{time_text(row.median)}{spread}",
+            ratio_text(row, own),
+            time_text(row.first_seconds) if row.first_seconds else "",
+            f"{row.peak_memory / 1e6:.1f} MB" if row.peak_memory is not None else "",
+            f"{share:.0%}" if share else "",
+            str(row.threads or ""),
+            str(len(row.seconds)) if row.status == "measured" else "",
+            _remark(row),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    missing = [f"{row.label} {row.status}: {row.reason}" for row in rows if not row.seconds]
+    return [*lines, "", *([f"Not timed: {'; '.join(missing)}.", ""] if missing else [])]
+
+
+def _remark(row: Row) -> str:
+    if row.status == "computed":
+        return f"computed: {row.reason}"
+    parts = [] if row.data in ("random", "mnist") else [f"on {row.data}"]
+    if "epoch" in row.extra:
+        parts.append(f"test accuracy {row.extra['test_accuracy']:.2%} after epoch {row.extra['epoch']}")
+    return ", ".join(parts)
+
+
+def _versions(found: Results) -> list[str]:
+    """A line per environment: the cases that ran in it, or the peer whose own it is."""
+    lines = []
+    for key, versions in found.environments.items():
+        rows = [row for row in found.rows if row.environment == key]
+        names = [row.case["name"] for row in rows if row.ours] or [row.label for row in rows]
+        which = ", ".join(dict.fromkeys(names))
+        packages = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "commit")
+        lines.append(f"- {which}: commit {versions['commit']}, {packages}")
+    return [*lines, ""]
