@@ -1,4 +1,4 @@
-"""What fastsnn raises besides ValueError and TypeError: each message says what happened and what to do next."""
+"""What fastsnn raises besides ValueError and TypeError; each message says what happened and what to do next."""
 
 
 class FastSNNError(RuntimeError):
@@ -21,8 +21,11 @@ class TrainingDiverged(FastSNNError):  # noqa: N818
     """The loss became NaN or infinite."""
 
 
-class Interrupted(FastSNNError):  # noqa: N818
-    """Training stopped on request after a batch, with everything saved."""
+class Interrupted(KeyboardInterrupt):
+    """Stopped on request: training after a batch, with everything saved.
+
+    A KeyboardInterrupt, so that no ``except Exception`` takes the signal that it may stand for as a failure of its own.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -8,13 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-PAUSE = 0.008
-"""Seconds that a slowed write takes at each of its stages."""
-
 
 class Server:
     """Forks children; as a context manager it ends with those that are left."""
@@ -45,6 +42,8 @@ class Server:
     def start(self, folder: Path, *arguments: object, **settings: Any) -> "Child":
         """``fastsnn ARGUMENTS``, with its output in ``folder``; see :func:`_settle` for the settings."""
         folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("phase", "starting"), ("stdout", ""), ("stderr", "")):
+            (folder / name).write_text(text)
         request = {"folder": str(folder), "arguments": [str(part) for part in arguments], "settings": settings}
         return Child(self, folder, self.ask(request))
 
@@ -73,6 +72,15 @@ class Child:
             time.sleep(0.005)
         return code
 
+    def wait_or_kill(self, seconds: float, number: int = signal.SIGKILL) -> int:
+        """Its exit code, after a signal where it has not ended in time."""
+        deadline = time.monotonic() + seconds
+        while (code := self.poll()) is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        if code is None:
+            self.kill(number)
+        return self.wait()
+
     def stdout(self) -> str:
         return (self.folder / "stdout").read_text()
 
@@ -80,28 +88,26 @@ class Child:
         return (self.folder / "stderr").read_text()
 
     def phase(self) -> str:
-        """What a slowed child was doing last."""
-        return (self.folder / "phase").read_text()
+        """What a watched child was doing last."""
+        return (self.folder / "phase").read_text().strip()
 
     def wait_for(self, text: str, timeout: float = 60) -> None:
-        """Until it has printed ``text``."""
+        """Until it has printed ``text`` or ended."""
         deadline = time.monotonic() + timeout
-        while text not in self.stdout():
-            assert self.poll() is None, self.stderr()
+        while text not in self.stdout() and self.poll() is None:
             assert time.monotonic() < deadline, self.stdout()
-            time.sleep(0.005)
+            time.sleep(0.002)
 
 
 def serve() -> None:
-    """Import what a run needs, then fork."""
-    import sklearn.datasets  # noqa: F401
-    import torch._dynamo
-    import torch.utils.tensorboard  # noqa: F401
+    """Import and compile what a run needs, by making some, then fork. One thread, so that a fork is whole."""
+    from run_tools import small
 
     import fastsnn.cli
-    import fastsnn.kernels.cpu.rate_step
-    import fastsnn.training  # noqa: F401
 
+    with tempfile.TemporaryDirectory() as folder:
+        for backend in ("torch", "numba"):
+            fastsnn.train(small(Path(folder) / backend, backend=backend, epochs=1))
     codes: dict[int, int] = {}
     for line in sys.stdin:
         request, answer = json.loads(line), None
@@ -155,18 +161,33 @@ def _run(request: dict[str, Any]) -> None:
 
 
 def _settle(
-    folder: Path, slowed: bool = False, file_limit: int = 0, memory_limit: int = 0, user: int = 0, closed: bool = False
+    folder: Path,
+    pause: float = 0,
+    die_at: str = "",
+    times: int = 1,
+    file_limit: int = 0,
+    memory_limit: int = 0,
+    user: int = 0,
+    closed: bool = False,
+    ignored: int = 0,
 ) -> None:
-    """What the child suffers: slow writes, a largest file size or address space in bytes, another user, no reader."""
+    """What the child suffers.
+
+    A pause in seconds at each stage of a write, a kill when one is reached for so many times, a largest file and so much more address space in
+    bytes, another user, a standard output that nobody reads, a signal that is ignored.
+    """
     import resource
 
-    if slowed:
-        _slow_writes(folder / "phase")
+    if pause or die_at:
+        _watch_writes(folder / "phase", pause, die_at, times)
+    if ignored:
+        signal.signal(ignored, signal.SIG_IGN)
     if file_limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write fails instead of ending the process
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     if memory_limit:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory_limit,) * 2)
     if user:
         os.setgid(user)
         os.setuid(user)
@@ -176,44 +197,45 @@ def _settle(
         os.dup2(writer, 1)
 
 
-def _slow_writes(phase: Path) -> None:
-    """Stretch each stage of an atomic write, and note the stage, so that a kill at random times meets them all."""
+def _watch_writes(phase: Path, pause: float, die_at: str, times: int) -> None:
+    """Note each stage of an atomic write and stretch it, so that random kills meet them all; or die at one of them."""
     import io
 
-    marker = os.open(phase, os.O_WRONLY | os.O_CREAT)
+    marker = os.open(phase, os.O_WRONLY)
     path_open, fsync, replace = Path.open, os.fsync, os.replace
-    writing = [""]
+    writing, reached = [""], [0]
 
     def stage(text: str) -> None:
         os.pwrite(marker, text.ljust(40).encode(), 0)
-        if text != "computing":
-            time.sleep(PAUSE)
+        reached[0] += text == die_at
+        if reached[0] == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(pause)
 
-    class SlowFile(io.FileIO):
+    class WatchedFile(io.FileIO):
         def write(self, content: Any) -> int:
             half = len(content) // 2
             super().write(content[:half])
             stage(f"{writing[0]}, half written")
             return half + (super().write(content[half:]) or 0)
 
-    def slow_open(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+    def watched_open(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
         if self.suffix == ".tmp" and "w" in mode:
             writing[0] = self.name[1 : -len(".tmp")]
-            return SlowFile(self, "wb")
+            return WatchedFile(self, "wb")
         return path_open(self, mode, *arguments, **options)
 
-    def slow_fsync(file: int) -> None:
+    def watched_fsync(file: int) -> None:
         stage(f"{writing[0]}, before fsync")
         fsync(file)
 
-    def slow_replace(source: Any, target: Any) -> None:
+    def watched_replace(source: Any, target: Any) -> None:
         stage(f"{writing[0]}, before rename")
         replace(source, target)
         stage(f"{writing[0]}, after rename")
-        stage("computing")
+        os.pwrite(marker, "computing".ljust(40).encode(), 0)
 
-    Path.open, os.fsync, os.replace = slow_open, slow_fsync, slow_replace  # type: ignore[assignment, method-assign]
-    stage("computing")
+    Path.open, os.fsync, os.replace = watched_open, watched_fsync, watched_replace  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":
