@@ -38,7 +38,7 @@ def _signature(name: str, thing: object) -> str:
         return name
     for module in ("torch.nn.modules.module.", "fastsnn.neuron.", "fastsnn.config.", "fastsnn.training.", "pathlib."):
         signature = signature.replace(module, "")
-    signature = re.sub(r"fastsnn\.\w+\.", "", signature)
+    signature = re.sub(r"fastsnn\.(?:[a-z_]+\.)+", "", signature)
     return textwrap.fill(f"{name}{signature}", 110, subsequent_indent="    ", break_long_words=False)
 
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from fastsnn.conversion import Replacement, accelerate
     from fastsnn.encoding import poisson_encode
     from fastsnn.errors import FastSNNError
+    from fastsnn.kernels.packed import PackedSpikes
     from fastsnn.layers import LIF, LinearLIF, lif, linear_lif
     from fastsnn.monitor import Monitor
     from fastsnn.neuron import LIFParameters
@@ -22,6 +23,7 @@ __all__ = [
     "LIFParameters",
     "LinearLIF",
     "Monitor",
+    "PackedSpikes",
     "Replacement",
     "accelerate",
     "evaluate",
@@ -36,6 +38,7 @@ _MODULES = {
     "conversion": ("Replacement", "accelerate"),
     "encoding": ("poisson_encode",),
     "errors": ("FastSNNError",),
+    "kernels.packed": ("PackedSpikes",),
     "layers": ("LIF", "LinearLIF", "lif", "linear_lif"),
     "monitor": ("Monitor",),
     "neuron": ("LIFParameters",),

@@ -35,6 +35,10 @@ class Backend:
     lif: Operator
     linear_lif: Operator
     rate_step: ModuleType | None = None
+    packs: bool = False
+    """Whether linear_lif itself takes and gives packed spikes."""
+    paths: tuple[str, ...] = ("auto",)
+    """Ways to compute linear_lif, of which it takes more than one by name."""
 
 
 def resolve(name: str, device: torch.device) -> Backend:
@@ -42,13 +46,19 @@ def resolve(name: str, device: torch.device) -> Backend:
 
     Raises ValueError for an unknown name, BackendUnavailable where it can't run here.
     """
+    return load(_usable_name(name, device))
+
+
+# torch.compile calls it while it traces, so that no test kernel becomes part of a graph.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _usable_name(name: str, device: torch.device) -> str:
     if name == "auto":
         name = choose(device)
     elif name not in NAMES:
         raise ValueError(f"backend is {name!r}; allowed: auto, {', '.join(NAMES)}")
     if reason := unusable(name, device):
         raise BackendUnavailable(f"backend {name} cannot run on {device}: {reason}; run `fastsnn doctor`")
-    return load(name)
+    return name
 
 
 def choose(device: torch.device) -> str:
@@ -136,7 +146,7 @@ def load(name: str) -> Backend:
     if name == "triton":
         from fastsnn.kernels import lif, linear_lif, rate_step
 
-        return Backend("triton", lif.lif, linear_lif.linear_lif, rate_step)
+        return Backend("triton", lif.lif, linear_lif.linear_lif, rate_step, packs=True, paths=linear_lif.PATHS)
     from fastsnn.kernels.cpu import lif as cpu_lif
     from fastsnn.kernels.cpu import rate_step as cpu_rate_step
 

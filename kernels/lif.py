@@ -27,9 +27,9 @@ def lif_forward_kernel(
     T, n, stride_current_t, stride_current_n,
     tau, inv_tau, leak, v_threshold, v_reset,
     DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
-    HAS_V_INIT: tl.constexpr, SAVE_H: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_V_INIT: tl.constexpr, SAVE_H: tl.constexpr, PACK: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK neurons over all of T."""
+    """BLOCK neurons over all of T; with PACK the spikes are stored as int32 words of 32 steps."""
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < n
     if HAS_V_INIT:
@@ -37,6 +37,7 @@ def lif_forward_kernel(
     else:
         v = tl.zeros((BLOCK,), tl.float32) + v_reset
     current_ptrs = current_ptr + offs * stride_current_n
+    word = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, T, UNROLL):
         # UNROLL loads in flight before the first store: the compiler can't move a load over a store.
         currents = ()
@@ -50,10 +51,16 @@ def lif_forward_kernel(
             x = currents[i].to(tl.float32)
             h = charge(x, v, tau, inv_tau, leak, v_reset, DECAY_INPUT, RESTING, POWER_OF_TWO)
             fired = h >= v_threshold
-            tl.store(spikes_ptr + t * n + offs, tl.where(fired, 1.0, 0.0), mask=mask_t)
+            if PACK:
+                word = tl.where((start + i) % 32 == 0, 0, word) | (fired & mask_t).to(tl.int32) << (start + i) % 32
+            else:
+                tl.store(spikes_ptr + t * n + offs, tl.where(fired, 1.0, 0.0), mask=mask_t)
             if SAVE_H:
                 tl.store(h_ptr + t * n + offs, h, mask=mask_t)
             v = tl.where(mask_t, reset(h, fired, v_threshold, v_reset, HARD_RESET), v)
+        if PACK:
+            # UNROLL divides 32; a word is stored again with each of its groups of steps, last when it is complete.
+            tl.store(spikes_ptr + tl.cast(start // 32, tl.int64) * n + offs, word, mask=mask)
     tl.store(v_ptr + offs, v, mask=mask)
 
 
@@ -112,7 +119,10 @@ def lif_backward_kernel(
 def launch_forward(
     current: Tensor, v_init: Tensor | None, spikes: Tensor, v: Tensor, h: Tensor | None, neuron: dict[str, Any]
 ) -> None:
-    """Fill ``spikes``, ``v`` and ``h`` (contiguous); h may be the very memory of an fp32 current."""
+    """Fill ``spikes``, ``v`` and ``h`` (contiguous); int32 spikes are packed, see ``packed.py``.
+
+    h, or fp32 spikes, may be the very memory of an fp32 current: no thread reads what another one has written over.
+    """
     T, n = current.shape[0], v.numel()
     if not n:
         return
@@ -121,7 +131,7 @@ def launch_forward(
         lif_forward_kernel[(triton.cdiv(n, options["BLOCK"]),)](
             rows, v if v_init is None else v_init.contiguous(), spikes, v, v if h is None else h,
             T, n, rows.stride(0), rows.stride(1), **forward_arguments(**neuron),
-            HAS_V_INIT=v_init is not None, SAVE_H=h is not None, **options,
+            HAS_V_INIT=v_init is not None, SAVE_H=h is not None, PACK=spikes.dtype == torch.int32, **options,
         )  # fmt: skip
 
 

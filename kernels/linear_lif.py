@@ -1,17 +1,18 @@
 """LIF neurons driven by a linear layer, in Triton: the product, the scan over time and their gradients.
 
-    x [T, ..., K] float, bool or uint8; weight [N, K] fp32, fp16 or bf16; bias [N] or None; v_init [..., N] or None
-    ->  spikes [T, ..., N] (weight's dtype), v [..., N] (fp32)
+    x [T, ..., K] float, bool, uint8 or packed; weight [N, K] fp32, fp16 or bf16; bias [N], v_init [..., N] or None
+    ->  spikes [T, ..., N] (weight's dtype, or packed), v [..., N] (fp32)
 
 Two paths, of which :func:`choose_path` takes one: *fused*, where the scan is the epilogue of our own product and the
 currents never leave the cache, and *library*, cuBLAS and the scan of ``kernels/lif.py`` in the currents' place. Both
-keep h alone for backward; there the scan gives the gradient of the currents, and two products make those of weight and
+keep x and h for backward; there the scan gives the gradient of the currents, and two products make those of weight and
 x. Sums over time and batch have a fixed order.
 
 Registered as ``fastsnn::triton_linear_lif``. Reference: ``kernels/reference.py``. Tests: ``tests/test_linear_lif.py``.
 Benchmark: ``bench/bench_linear_lif.py``.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,38 +24,52 @@ from fastsnn.kernels import lif as scan
 from fastsnn.kernels import planes
 from fastsnn.kernels._triton import check_device, check_dtype, needs_gradient
 from fastsnn.kernels.linear_lif_forward import linear_lif_forward
-from fastsnn.kernels.packed import unpack
+from fastsnn.kernels.packed import PackedSpikes, carrier_for, unpack
 from fastsnn.kernels.surrogates import SCHEMA
 
 PATHS = ("auto", "fused", "library")
+FUSED_UP_TO = {"half-precision": 1024, "full-rate": math.inf, "half-rate": 512, "half-rate-float": 128, "ieee": 128}
+"""Inputs K up to which the fused path is the faster, by the kind of product, see :func:`choose_path`.
+
+Derived, not measured. Fusing spares a current its way to memory and back, 8 bytes (4 in half precision), and its
+product takes longer by 2 K (1 / ours - 1 / library) at the peak rates; the K at which both are equal, for cards of each
+kind, rounded to a power of two:
+
+    half-precision      the library's tensor cores, ours at 0.7 of their rate (H200: 960)
+    full-rate           3 or 6 tensor products for one in fp32, where (sm_80, 90, 100) that is faster at any K
+    half-rate[-float]   the same on GPUs of half tensor rate (sm_86, 89, 120): 3 products for spikes (RTX 3090, 4090 and
+                        5090: 300, 670, 470), 6 for other numbers (76, 165, 117)
+    ieee                no tensor cores used (below sm_80): ours at half of cuBLAS's rate (GTX 1070: 100)
+"""
 
 
 def choose_path(path: str, x: Tensor, weight: Tensor) -> str:
-    """``path``, or for ``auto`` the faster of fused and library.
-
-    Derived, not measured: the library's product is faster by some factor, the fused path saves the currents' way to
-    memory and back, so K decides. Below sm_80, and for fp32 values on GPUs of half tensor rate (sm_86, 89 and 120), no
-    product beats cuBLAS; elsewhere our three to six products of bf16 beat its fp32 product at every K.
-    """
+    """``path``, or for ``auto`` that of fused and library which :data:`FUSED_UP_TO` takes for the faster."""
     if path != "auto":
         return path
-    sm, K = planes.capability(x.device), weight.shape[1]
-    half_rate = sm in (86, 89, 120) and x.is_floating_point()
-    if weight.dtype != torch.float32 and sm >= 80:
-        return "library" if K > 1024 else "fused"
-    return "library" if K > 128 and (sm < 80 or half_rate) else "fused"
+    sm = planes.capability(x.device)
+    if sm < 80:
+        kind = "ieee"
+    elif weight.dtype != torch.float32:
+        kind = "half-precision"
+    elif sm in (86, 89, 120):
+        kind = "half-rate-float" if x.is_floating_point() else "half-rate"
+    else:
+        kind = "full-rate"
+    return "fused" if weight.shape[1] <= FUSED_UP_TO[kind] else "library"
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32 in the library's fp32 products."""
+def full_precision(device: torch.device) -> Iterator[None]:
+    """The library's products in their operands' own precision: no TF32, and no autocast around a backward pass."""
     # The second name is that of torch before 2.9; where both exist, writing the one after the other is an error.
     settings = torch.backends.cuda.matmul
     name, value = ("fp32_precision", "ieee") if hasattr(settings, "fp32_precision") else ("allow_tf32", False)
     saved = getattr(settings, name)
     setattr(settings, name, value)
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
         setattr(settings, name, saved)
 
@@ -63,13 +78,13 @@ def library_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None,
     spikes: Tensor, v: Tensor, h: Tensor | None, neuron: dict[str, Any],
 ) -> None:  # fmt: skip
-    """As :func:`linear_lif_forward`, with the library's product; fp32 currents lie where h or fp32 spikes will."""
+    """As :func:`linear_lif_forward`, with the library's product; fp32 currents lie where h or fp32 spikes will be."""
     T, B, K = x.shape
     out = h if h is not None else spikes
     if weight.dtype != torch.float32 or out.dtype != torch.float32:
         out = torch.empty(T, B, weight.shape[0], dtype=weight.dtype, device=x.device)
     rows = x.reshape(T * B, K).to(weight.dtype)
-    with full_precision():
+    with full_precision(x.device):
         if bias is None:
             torch.mm(rows, weight.t(), out=out.view(T * B, -1))
         else:
@@ -84,7 +99,7 @@ def weight_gradient(grad: Tensor, x: Tensor, out: Tensor) -> None:
     if grad.dim() == 4:
         planes.matmul(rows.t(), grad.view(3, -1, N), out.t())
         return
-    with full_precision():
+    with full_precision(grad.device):
         torch.mm(grad.view(-1, N).t(), rows.to(out.dtype), out=out)
 
 
@@ -92,7 +107,7 @@ def input_gradient(grad: Tensor, weight: Tensor, out: Tensor) -> None:
     """out [T, B, K] = dx, of the currents' gradient, [T, B, N] or planes [3, T, B, N], and weight [N, K]."""
     N, K = weight.shape
     if grad.dim() == 3:
-        with full_precision():
+        with full_precision(grad.device):
             out.copy_(grad @ weight)
         return
     panel = max(planes.PANEL_BYTES // (6 * N) // 128, 1) * 128
@@ -121,8 +136,8 @@ def linear_lif_op(
     if v.numel():
         x = _operand(x, T)
         run = linear_lif_forward if choose_path(path, x, weight) == "fused" else library_forward
-        initial = None if v_init is None else v_init.contiguous()
-        run(x, weight.contiguous(), bias, initial, spikes, v, h if save_h else None, neuron)
+        weight, bias, v_init = (None if tensor is None else tensor.contiguous() for tensor in (weight, bias, v_init))
+        run(x, weight, bias, v_init, spikes, v, h if save_h else None, neuron)
     return outputs
 
 
@@ -135,7 +150,7 @@ def _empty_outputs(
     spikes = x.new_empty(-(-T // 32) if pack else T, *shape, dtype=torch.int32 if pack else weight.dtype)
     v = x.new_empty(shape, dtype=torch.float32)
     h = x.new_empty((T, *shape) if save_h else (0,), dtype=torch.float32)
-    return spikes, v, h, x.new_zeros((), dtype=torch.float32).expand(T, *shape) if pack else v.new_empty(0)
+    return spikes, v, h, carrier_for(v, T, *shape) if pack else v.new_empty(0)
 
 
 def _operand(x: Tensor, T: int) -> Tensor:
@@ -222,37 +237,41 @@ linear_lif_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def linear_lif(
-    x: Tensor,
+    x: Tensor | PackedSpikes,
     weight: Tensor,
     bias: Tensor | None = None,
     v_init: Tensor | None = None,
     *,
+    packed: bool = False,
     path: str = "auto",
     **neuron: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | PackedSpikes, Tensor]:
     """Run LIF neurons driven by ``x @ weight.T + bias``; returns spikes [T, ..., N] and the final v [..., N] (fp32).
 
-    ``neuron`` is ``LIFParameters.options()``; v_init [..., N] defaults to v_reset (0 for a soft reset); ``path`` forces
-    "fused" or "library". Raises TypeError for a dtype that is not in the module's first lines, and ValueError for a
-    tensor that is not on a GPU (see ``_triton.py``).
+    ``neuron`` is ``LIFParameters.options()``; v_init [..., N] defaults to v_reset (0 for a soft reset). ``packed``
+    packs spikes, ``path`` forces "fused" or "library". Raises TypeError for a dtype that is not in the module's first
+    lines, and ValueError for a tensor that is not on a GPU (see ``_triton.py``).
     """
-    check_dtype("x", x, (*scan.DTYPES, torch.bool, torch.uint8))
-    spikes, v, _ = _run(x, weight, bias, v_init, None, x.shape[0], False, path, neuron)
-    return spikes, v
-
-
-def _run(
-    x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None, carrier: Tensor | None,
-    T: int, pack: bool, path: str, neuron: dict[str, Any],
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(spikes, v, carrier), with the axes between time and neurons as x has them."""
     check_dtype("weight", weight, scan.DTYPES)
     if path not in PATHS:
         raise ValueError(f"path is {path!r}; allowed: {', '.join(PATHS)}")
-    batch = x.shape[1:-1]
-    rows = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
-    v_rows = None if v_init is None else v_init.reshape(-1, weight.shape[0])
+    carrier = None
+    if isinstance(x, PackedSpikes):
+        x, T, carrier = x
+        check_dtype("the words of x", x, (torch.int32,))
+    else:
+        T = x.shape[0]
+        check_dtype("x", x, (*scan.DTYPES, torch.bool, torch.uint8))
+    batch, N = x.shape[1:-1], weight.shape[0]
     save_h = needs_gradient(x, weight, bias, v_init, carrier)
-    flat = None if carrier is None else carrier.reshape(T, -1, x.shape[-1])
-    spikes, v, _, out = linear_lif_op(rows, weight, bias, v_rows, flat, T, pack, save_h, path, **neuron)
-    return spikes.unflatten(1, batch), v.unflatten(0, batch), out.unflatten(1, batch) if pack else out
+    spikes, v, _, out = linear_lif_op(
+        _three_axes(x), weight, bias, None if v_init is None else v_init.reshape(-1, N),
+        None if carrier is None else _three_axes(carrier), T, packed, save_h, path, **neuron,
+    )  # fmt: skip
+    spikes, v = spikes.reshape(len(spikes), *batch, N), v.reshape(*batch, N)
+    return PackedSpikes(spikes, T, out.reshape(T, *batch, N)) if packed else spikes, v
+
+
+def _three_axes(x: Tensor) -> Tensor:
+    """[T, ..., K] as [T, B, K]."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])

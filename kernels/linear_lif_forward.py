@@ -41,7 +41,7 @@ def linear_lif_forward_kernel(
     rows = tl.arange(0, SAMPLES * STEPS)
     row_b, row_t = pid_b * SAMPLES + rows // STEPS, rows % STEPS
     mask_rows = ((row_b < B) & (row_t < T))[:, None]
-    row = (row_t * B + row_b)[:, None]
+    row = (row_t * B + row_b)[:, None]  # int32, for registers: choose_tile sees to it that it fits
     acc = multiply(
         x_ptr + row.to(tl.int64) * K, mask_rows, 1, 0,
         weight_ptr + offs_n.to(tl.int64)[None, :] * stride_weight, mask_n, 1, plane, K, weight_K,
@@ -97,7 +97,7 @@ def linear_lif_forward(
     T, B, K = x.shape
     N = weight.shape[0]
     constants = planes.arithmetic(x.device, weight.dtype)
-    options = planes.tile_options(x, constants)
+    options = planes.tile_options(x.device, x.dtype, constants)
     steps, block_n = choose_tile(T, B, N, options["BLOCK_N"], x.device)
     packed = spikes.dtype == torch.int32
     panel = max(planes.PANEL_BYTES // (6 * K) // 128, 1) * 128 if constants["PLANES"] == 3 else N
@@ -135,6 +135,6 @@ def choose_tile(T: int, B: int, N: int, block_n: int, device: torch.device) -> t
         # What a tile costs besides its products, as 32 neurons more.
         return triton.cdiv(programs, slots) * triton.cdiv(T, steps) * (block + 32)
 
-    steps = [s for s in (128, 64, 32) if s < 2 * T] or [max(triton.next_power_of_2(T), 2)]
+    steps = [s for s in (128, 64, 32) if s < 2 * T and s * B < 2**31] or [max(triton.next_power_of_2(T), 2)]
     blocks = [b for b in (128, 64, 32, 16) if b <= block_n and (b < 2 * N or b == 16)]
     return min(((s, b) for s in steps for b in blocks), key=lambda tile: work(*tile))

@@ -1,14 +1,72 @@
 """Spikes packed along time, 32 steps to a word, so that what lies between two layers takes 1/32 of fp32.
 
-Bit i of word w of ``words`` int32 [ceil(T / 32), ...] is the spike at t = 32 w + i; bits from T on are 0. Integers have
-no gradient, so a *carrier* goes with them: a float tensor [T, ...] that holds one number, expanded, and whose gradient
-is that of the spikes. Tests: ``tests/test_packed.py``.
+Integers have no gradient, so a *carrier* goes with the words: a float tensor [T, ...] that holds one number, expanded,
+and whose gradient is that of the spikes. Tests: ``tests/test_packed.py``.
 """
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastsnn.kernels import philox
 from fastsnn.kernels._triton import device_guard, tl, triton
+
+
+class PackedSpikes(NamedTuple):
+    """Spikes [T, ...], 32 time steps to a word: between two layers they take 1/32 of the memory of fp32.
+
+    ``linear_lif`` gives them with ``packed=True`` and takes them as its input; gradients flow through them. The words
+    of ``poisson_encode(..., packed=True)`` become some by ``PackedSpikes(words, T)``.
+
+    Args:
+        words: int32 [ceil(T / 32), ...]; bit i of word w is the spike at t = 32 w + i, bits past T count for nothing.
+        T: time steps.
+        carrier: fp32 [T, ...], zeros in the memory of one number, whose gradient is that of the spikes, since integers
+            have none; None where they need none.
+    """
+
+    words: Tensor
+    T: int
+    carrier: Tensor | None = None
+
+    @classmethod
+    def pack(cls, spikes: Tensor) -> "PackedSpikes":
+        """Spikes [T, ...], where everything but 0 is a spike, packed."""
+        words, carrier = pack_op(spikes)
+        return cls(words, len(spikes), carrier)
+
+    def unpack(self) -> Tensor:
+        """The spikes as fp32 [T, ...]."""
+        spikes = philox.unpack(self.words, self.T)
+        return spikes if self.carrier is None else spikes + self.carrier
+
+
+@torch.library.custom_op("fastsnn::pack", mutates_args=())
+def pack_op(spikes: Tensor) -> tuple[Tensor, Tensor]:
+    """(words, carrier) of spikes [T, ...]."""
+    return philox.pack(spikes != 0), carrier_for(spikes)
+
+
+@pack_op.register_fake
+def _empty_words(spikes: Tensor) -> tuple[Tensor, Tensor]:
+    return spikes.new_empty(-(-len(spikes) // 32), *spikes.shape[1:], dtype=torch.int32), carrier_for(spikes)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor], output: Any) -> None:
+    ctx.dtype = inputs[0].dtype
+
+
+def _backward(ctx: Any, _: Any, grad_carrier: Tensor) -> Tensor:
+    return grad_carrier.to(ctx.dtype)
+
+
+pack_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def carrier_for(like: Tensor, *shape: int) -> Tensor:
+    """Zeros fp32 [T, ...] of ``shape``, or of ``like``'s, in the memory of one."""
+    return like.new_zeros((), dtype=torch.float32).expand(shape or like.shape)
 
 
 @triton.jit
@@ -23,7 +81,7 @@ def unpack_kernel(words_ptr, spikes_ptr, T, n, BLOCK: tl.constexpr):
 
 
 def unpack(words: Tensor, T: int) -> Tensor:
-    """A byte for every spike: words [ceil(T / 32), ...], contiguous -> uint8 [T, ...]."""
+    """A byte for every spike, for the Triton kernels: words [ceil(T / 32), ...], contiguous -> uint8 [T, ...]."""
     spikes = torch.empty(T, *words.shape[1:], dtype=torch.uint8, device=words.device)
     n, block = words[0].numel(), 1024
     if n:

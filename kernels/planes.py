@@ -54,12 +54,15 @@ def arithmetic(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return {"PLANES": planes, "ROUNDED": rounded, "OPERAND": tl.float32 if INTERPRETED else rounded}
 
 
-def tile_options(left: Tensor, constants: dict[str, Any]) -> dict[str, Any]:
-    """Whether the left operand is exact, and the tile (of ROWS rows) and launch options for it: none of them spills."""
-    exact = constants["PLANES"] == 1 or left.dtype in (torch.uint8, torch.bfloat16)
-    sm = capability(left.device)
+def tile_options(device: torch.device, left: torch.dtype | None, constants: dict[str, Any]) -> dict[str, Any]:
+    """Whether a left operand of dtype ``left`` (None: planes) is exact, and the tile (of ROWS rows) and launch options.
+
+    None of them spills.
+    """
+    exact = constants["PLANES"] == 1 or left in (torch.uint8, torch.bfloat16)
+    sm = capability(device)
     if sm < 80:
-        block_n, block_k, warps, stages = 64, 16, 4, 2
+        block_n, block_k, warps, stages = 64, 16, 8, 2
     elif 90 <= sm < 120:
         block_n, block_k, warps, stages = 128, 64 if exact else 32, 8, 3
     else:
@@ -187,7 +190,7 @@ def matmul(left: Tensor, right: Tensor, out: Tensor) -> None:
     K = right.shape[1]
     planes, left_plane = (3, left.stride(0)) if left.dim() == 3 else (1, 0)
     constants = arithmetic(out.device, torch.float32)
-    options = tile_options(left if planes == 1 else out, constants)
+    options = tile_options(out.device, left.dtype if planes == 1 else None, constants)
     tiles = triton.cdiv(M, ROWS) * triton.cdiv(N, options["BLOCK_N"])
     splits = max(min(multiprocessors(out.device) // tiles, K // (8 * options["BLOCK_K"])), 1)
     split_K = triton.cdiv(triton.cdiv(K, splits), options["BLOCK_K"]) * options["BLOCK_K"]
