@@ -151,9 +151,8 @@ class LinearLIF(nn.Linear):
 
     Weights, their initial values and the keys of ``state_dict`` are nn.Linear's, so the weights of a pair of
     SpikingJelly's ``layer.Linear`` and ``neuron.LIFNode`` load as they are. Every call starts from ``v_reset``. A layer
-    with ``packed`` hands packed spikes to the next one:
-
-        nn.Sequential(LinearLIF(784, 1000, packed=True), LinearLIF(1000, 10))
+    with ``packed`` hands packed spikes to the next one, as the first of
+    ``nn.Sequential(LinearLIF(784, 1000, packed=True), LinearLIF(1000, 10))``.
     """
 
     def __init__(
