@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+
 class Server:
     """Forks children; as a context manager it ends with those that are left."""
 
@@ -173,8 +174,8 @@ def _settle(
 ) -> None:
     """What the child suffers.
 
-    A pause in seconds at each stage of a write, a kill when one is reached for so many times, a largest file and so much more address space in
-    bytes, another user, a standard output that nobody reads, a signal that is ignored.
+    A pause in seconds at each stage of a write, a kill when one is reached for so many times, a largest file and so
+    much more address space in bytes, another user, a standard output that nobody reads, a signal that is ignored.
     """
     import resource
 

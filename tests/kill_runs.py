@@ -34,23 +34,22 @@ PAUSE = 0.008
 """Seconds that each stage of a write is stretched by."""
 
 
-def kill_runs(kills: int, seed: int, folder: Path, every: int = 0) -> Counter[str]:
+def kill_runs(server: Server, kills: int, seed: int, folder: Path, every: int = 0) -> Counter[str]:
     """Counts what the killed processes were doing; raises AssertionError where a run is not as it should be."""
     chance, seen = random.Random(seed), Counter[str]()
-    with Server() as server:
-        for name, options in RUNS.items():
-            command = ["train", *arguments(**options), "--out", folder / name]
-            assert server.start(folder / f"{name} output", *command).wait() == 0
-        number = 0
-        while seen["SIGKILL"] < kills:
-            name = list(RUNS)[number % len(RUNS)]
-            number += 1
-            run = folder / f"{number}"
-            _finish_despite_kills(server, run, RUNS[name], chance, seen)
-            assert_same_run(run, folder / name)
-            seen["runs, each equal to the last bit"] += 1
-            if every and number % every == 0:
-                print(f"{seen['SIGKILL']} kills, {number} runs", flush=True)
+    for name, options in RUNS.items():
+        command = ["train", *arguments(**options), "--out", folder / name]
+        assert server.start(folder / f"{name} output", *command).wait() == 0
+    number = 0
+    while seen["SIGKILL"] < kills:
+        name = list(RUNS)[number % len(RUNS)]
+        number += 1
+        run = folder / f"{number}"
+        _finish_despite_kills(server, run, RUNS[name], chance, seen)
+        assert_same_run(run, folder / name)
+        seen["runs, each equal to the last bit"] += 1
+        if every and number % every == 0:
+            print(f"{seen['SIGKILL']} kills, {number} runs", flush=True)
     return seen
 
 
@@ -98,8 +97,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        seen = kill_runs(options.kills, options.seed, Path(folder), every=10)
+    with tempfile.TemporaryDirectory() as folder, Server() as server:
+        seen = kill_runs(server, options.kills, options.seed, Path(folder), every=10)
     for what, count in sorted(seen.items()):
         print(f"{count:6} {what}")
 
