@@ -256,6 +256,35 @@ def plot_runs(
         output.print(str(file), markup=False, emoji=False)
 
 
+@app.command(name="report")
+def report_run(
+    run: Path,
+    /,
+    *,
+    sample: int = 0,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+) -> None:
+    """Write one HTML file about a run: figures, numbers, options, and a spike raster to move through in time.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    sample
+        Number of the test image whose spikes are shown.
+    out
+        The file; default report.html in the run folder.
+    data_dir
+        Folder of the data sets; default the run's.
+    """
+    from fastsnn.report import write_report
+
+    with output.status("computing and drawing"):
+        file = write_report(run, sample=sample, out=out, data_dir=data_dir)
+    output.print(str(file), markup=False, emoji=False)
+
+
 def _plot_after_training(run: Path) -> None:
     """Draw a run that is trained and saved, which a figure that fails must not make look lost."""
     try:

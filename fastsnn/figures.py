@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import PowerNorm, TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -67,36 +67,37 @@ def _legend(recordings: Sequence[Recording], figure: Canvas) -> None:
 def membrane(recording: Recording, figure: Canvas) -> None:
     """Membrane potential of the output neurons as a heat map, neuron x time, with their spikes."""
     ax = figure.subplots()
-    output = recording.sample.layers[-1]
-    image = ax.imshow(output.potential.T, aspect="auto", cmap="viridis", origin="lower")
-    t, neuron = output.spikes.nonzero(as_tuple=True)
-    ax.scatter(t, neuron, s=_dot(len(output.spikes)), c="white", edgecolors="black", linewidths=0.5)
+    output, threshold = recording.sample.layers[-1], recording.config.v_threshold
+    h = output.potential.numpy()
+    # White is the threshold: whatever is of the upper colour fires, however deep the others are.
+    below, above = min(float(h.min()), threshold - 1e-3), max(float(h.max()), threshold + 1e-3)
+    image = ax.imshow(h.T, aspect="auto", origin="lower", cmap="PuOr_r", norm=TwoSlopeNorm(threshold, below, above))
+    t, neuron = output.spikes.numpy().nonzero()
+    ax.scatter(t, neuron, s=_dot(len(h)), c="white", edgecolors="black", linewidths=0.5)
     ax.set(title=_title("Membrane potential of the output neurons; dots are spikes", recording))
     ax.set_ylabel("output neuron")
     _class_ticks(ax.yaxis, recording)
-    _time_axis(ax, len(output.spikes))
-    threshold = recording.config.v_threshold
-    bar = figure.colorbar(image, ax=ax, pad=0.02)
-    bar.set_label(f"h, before firing (threshold {threshold:g})")
-    if output.potential.min() <= threshold <= output.potential.max():
-        bar.ax.axhline(threshold, color="white", linewidth=3)
-        bar.ax.axhline(threshold, color="black", linewidth=1)
+    _time_axis(ax, len(h))
+    around = *np.linspace(below, threshold, 5)[:-1], threshold, *np.linspace(threshold, above, 3)[1:]
+    ticks = [tick for tick in (float(f"{level:.2g}") for level in around) if below <= tick <= above]
+    bar = figure.colorbar(image, ax=ax, pad=0.02, ticks=ticks, format="%g")
+    bar.set_label(f"potential h before firing (white: threshold {threshold:g})")
 
 
 def traces(recording: Recording, figure: Canvas) -> None:
     """Membrane potential of each output neuron as a line, with the threshold and its spikes."""
     sample, names = recording.sample, recording.class_names
-    output = sample.layers[-1]
-    T, classes = output.potential.shape
+    potential, spikes = sample.layers[-1].potential.numpy(), sample.layers[-1].spikes.numpy()
+    T, classes = potential.shape
     axes = figure.subplots(-(-classes // 2), 2, sharex=True, squeeze=False)
     for ax in axes.T.flat[classes:]:
         ax.set_axis_off()
     for neuron, ax in zip(range(classes), axes.T.flat, strict=False):
-        h, colour = output.potential[:, neuron], "C1" if neuron == sample.label else "C0"
+        colour = "C1" if neuron == sample.label else "C0"
         ax.axhline(recording.config.v_threshold, color=_ink(), linestyle=":", linewidth=1.5)
-        ax.plot(h, color=colour, linewidth=1.5, **_markers(T))
-        t = output.spikes[:, neuron].nonzero().squeeze(1)
+        ax.plot(potential[:, neuron], color=colour, linewidth=1.5, **_markers(T))
         # Spikes stand on the upper edge, whatever the potential was.
+        (t,) = spikes[:, neuron].nonzero()
         ax.vlines(t, 0.86, 1, transform=ax.get_xaxis_transform(), color=_ink(), linewidth=1)
         ax.margins(y=0.25)
         ax.yaxis.set_major_locator(MaxNLocator(3, prune="both"))
@@ -123,7 +124,7 @@ def raster(recording: Recording, figure: Canvas) -> None:
     axes = figure.subplots(len(layers), 1, sharex=True, height_ratios=heights)
     for ax, spikes, name in zip(axes, layers, names, strict=True):
         T, size = spikes.shape
-        t, neuron = spikes.nonzero(as_tuple=True)
+        t, neuron = spikes.numpy().nonzero()
         half = max(0.4, size / 300)  # of a row, but not too low to be seen
         width = float(np.clip(250 / T, 0.4, 5))
         ax.vlines(t, neuron - half, neuron + half, color="C0", linewidth=width, rasterized=True)
@@ -140,11 +141,11 @@ def rates(recording: Recording, figure: Canvas) -> None:
     """Firing rate of each output neuron, the label marked, beside the image."""
     sample = recording.sample
     left, ax = figure.subplots(1, 2, width_ratios=[1, 2.6])
-    left.imshow(sample.image, cmap="gray", vmin=0, vmax=255)
+    left.imshow(sample.image.numpy(), cmap="gray", vmin=0, vmax=255)
     left.set(title=f"test image {sample.index}", xticks=[], yticks=[])
     bars = ax.bar(
         range(len(sample.rates)),
-        sample.rates,
+        sample.rates.numpy(),
         color=["C1" if neuron == sample.label else "C0" for neuron in range(len(sample.rates))],
     )
     ax.bar_label(bars, [f"{rate:.2f}" for rate in sample.rates], padding=2, fontsize="small")
@@ -172,7 +173,7 @@ def weights(recording: Recording, figure: Canvas) -> None:
     ax = figure.subplots()
     image = _gallery(ax, weight[shown].reshape(-1, *shape), columns, names, cmap="PuOr_r", vmin=-largest, vmax=largest)
     ax.set_title(title)
-    figure.colorbar(image, ax=ax, pad=0.02, shrink=0.85, extend="both").set_label("weight")
+    figure.colorbar(image, ax=ax, pad=0.02, shrink=0.85, extend="both").set_label("weight (current per input spike)")
 
 
 def confusion(recording: Recording, figure: Canvas) -> None:
@@ -180,7 +181,7 @@ def confusion(recording: Recording, figure: Canvas) -> None:
     ax = figure.subplots()
     counts = recording.confusion
     share = counts / counts.sum(1, keepdim=True).clamp(min=1) * 100
-    image = ax.imshow(share, aspect="auto", cmap="cividis", norm=PowerNorm(0.4, 0, 100))
+    image = ax.imshow(share.numpy(), aspect="auto", cmap="cividis", norm=PowerNorm(0.4, 0, 100))
     for row, column in counts.nonzero().tolist():
         text = str(int(counts[row, column]))
         colour = "black" if share[row, column] > 18 else "white"
@@ -189,7 +190,8 @@ def confusion(recording: Recording, figure: Canvas) -> None:
     ax.set(xlabel="predicted class", ylabel="label", xticks=range(len(names)), yticks=range(len(names)))
     ax.set_yticklabels(names)
     ax.set_xticklabels(names, **_slanted(names))
-    ax.set_title(f"{recording.accuracy:.2%} of {len(recording.labels):,} test images are right")
+    right = f"{recording.accuracy:.2%} of {len(recording.labels):,} test images are right"
+    ax.set_title(f"Confusion matrix: {right}")
     bar = figure.colorbar(image, ax=ax, pad=0.02, ticks=[0, 1, 5, 20, 50, 100])
     bar.set_label("share of the label's images (%)")
 
@@ -218,7 +220,7 @@ def _gallery(
     """Images [M, H, W] with captions, in rows; the unit of the axes is an image's width."""
     width, height = 1.16, 1.7 if below else 1.26
     ax.set_axis_off()
-    for i, image in enumerate(images):
+    for i, image in enumerate(images.numpy()):
         x, y = i % columns * width, -(i // columns) * height
         shown = ax.imshow(image, extent=(x, x + 1, y, y + 1), **options)
         ax.text(x + 0.5, y + 1.03, above[i], ha="center", va="bottom")

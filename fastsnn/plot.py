@@ -138,8 +138,8 @@ def style(theme: str = "light") -> Iterator[None]:
         yield
 
 
-def figure(name: str, recordings: Sequence[Recording], show: bool = False) -> Figure:
-    """One figure under the headline of its run; ``style`` must be in force."""
+def figure(name: str, recordings: Sequence[Recording], show: bool = False, headline: bool = True) -> Figure:
+    """One figure, by default under the headline of its run; ``style`` must be in force."""
     size = _PAGE if name == "summary" else _SLIDE
     canvas = pyplot.figure(**size) if show else Figure(**size)
     if len(recordings) > 1:
@@ -147,8 +147,9 @@ def figure(name: str, recordings: Sequence[Recording], show: bool = False) -> Fi
         canvas.suptitle(f"Training curves of {len(recordings)} runs", fontweight="bold", fontsize="x-large")
     else:
         DRAWINGS[name](recordings[0], canvas.subfigures(1, 1, squeeze=False)[0, 0])
-        headline = f"{recordings[0].name}: {recordings[0].result}"
-        canvas.suptitle(headline, fontweight="bold", fontsize="x-large")
+        if headline:
+            text = f"{recordings[0].name}: {recordings[0].result}"
+            canvas.suptitle(text, fontweight="bold", fontsize="x-large")
     return canvas
 
 
