@@ -143,7 +143,7 @@ main()
 
 @pytest.mark.parametrize(
     ("module", "code", "said"),
-    [("cyclopts", -signal.SIGINT, ""), ("torch", 130, "stopped before training began\n")],
+    [("cyclopts", -signal.SIGINT, ""), ("torch", 130, "interrupted\n")],
 )
 def test_ctrl_c_while_the_program_is_imported_is_no_traceback(
     module: str, code: int, said: str, tmp_path: Path
