@@ -42,7 +42,7 @@ class Case:
     peers: tuple[str, ...] = ()
     """The only peers that take part; empty: all."""
     threads: int | None = None
-    """CPU threads of ours; None: all."""
+    """CPU threads; None: all of them for ours, the fastest count for the others."""
 
     @property
     def group(self) -> str:

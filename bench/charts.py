@@ -6,11 +6,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
 from bench import page
-from bench.page import section_of, time_text
+from bench.page import section_of, three, time_text
 from bench.readme import headline, headline_cases
 from bench.results import Results, Row, quartiles, ratios
 
@@ -59,19 +61,21 @@ def drawn_from(path: Path) -> str | None:
 
 
 def _ratios(found: Results) -> Figure:
-    """A panel per headline case, a bar per peer: how many times our time it needs."""
+    """A panel per main case, a bar per peer: how many times our time it needs."""
     cases = headline_cases(found)
-    timed = {case: [row for row in found.of(case) if row.seconds and row is not found.ours(case)] for case in cases}
-    heights = [max(1, len(timed[case])) + 1 for case in cases]
-    figure = Figure(figsize=(8, 0.24 * sum(heights) + 0.9), layout="constrained")
-    axes = figure.subplots(len(cases), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-    for axis, case in zip(axes, cases, strict=True):
+    rows = -(-len(cases) // 2)
+    figure = Figure(figsize=(11, 1.75 * rows + 0.7), layout="constrained")
+    panels = figure.subplots(rows, 2, sharex=True, squeeze=False).flatten()
+    for axis, case in zip(panels, cases, strict=False):
         own = found.ours(case)
         assert own is not None
-        _bars(axis, timed[case], own)
-        axis.set_title(f"{headline(case)}: {own.label}, {time_text(own.median)}", fontsize=9, loc="left")
-    axes[-1].set_xlabel(
-        f"times slower than fastsnn on {found.machine['device']} (bars: median; lines: quartiles)", fontsize=9
+        _bars(axis, [row for row in found.of(case) if row.seconds and row is not own], own)
+        axis.set_title(f"{headline(case)}: {own.label}, {time_text(own.median)}", fontsize=9, loc="right")
+    for axis in panels[len(cases) :]:
+        axis.remove()
+    figure.supxlabel(
+        f"times slower than fastsnn on {found.machine['device']} (bars: median; lines: quartiles; hatched: computed)",
+        fontsize=9,
     )
     return figure
 
@@ -81,24 +85,28 @@ def _bars(axis: Axes, rows: Sequence[Row], own: Row) -> None:
         found = ratios(row, own)
         median, (low, high) = statistics.median(found), quartiles(found)
         hatch = "///" if row.status == "computed" else None
-        axis.barh(position, median, color=COLOURS.get(row.implementation, "grey"), hatch=hatch, edgecolor="white")
+        # From 1, our own time, in either direction: a logarithmic axis has no 0.
+        axis.barh(position, median - 1, left=1, color=COLOURS[row.implementation], hatch=hatch, edgecolor="white")
         axis.plot([low, high], [position, position], color="black", linewidth=1)
-        axis.annotate(f" {median:.3g} x", (max(high, median), position), va="center", fontsize=8)
+        axis.annotate(f" {three(median)} x", (max(1, high, median), position), va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
     axis.set_xscale("log")
+    _number(axis.xaxis)
+    axis.tick_params(labelsize=8, labelbottom=True)
     axis.invert_yaxis()
-    axis.axvline(1, color="#c1121f", linewidth=1)
+    axis.axvline(1, color=COLOURS["fastsnn-numba"], linewidth=1)
     axis.margins(x=0.15)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _linear_lif(found: Results) -> Figure:
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     axis = figure.subplots()
     cases = [case for case in found.cases() if section_of(case) == "linear_lif" and not case.endswith("-forward")]
     _lines(axis, found, cases)
-    axis.set(xlabel="n", ylabel="ms, forward + backward", title="linear + LIF, n → n, batch 16, T = 500")
-    axis.legend(fontsize=7, frameon=False)
+    axis.set_title("linear + LIF, n → n, batch 16, T = 500", fontsize=10)
+    axis.set(xlabel="n", ylabel="ms, forward + backward")
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -133,11 +141,19 @@ def _lines(axis: Axes, found: Results, cases: Sequence[str]) -> None:
         width = 2.2 if name.startswith("fastsnn") else 1.2
         axis.errorbar(
             x, median, yerr=(below, above), marker="o", markersize=4, capsize=2, linewidth=width,
-            color=COLOURS.get(name, "grey"), label=points[0][1].label,
+            color=COLOURS[name], label=points[0][1].label,
         )  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
+    _number(axis.yaxis)
     ticks = sorted({n for points in rows.values() for n, _ in points})
     axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _number(axis: Axis) -> None:
+    """Label a logarithmic axis 1, 2, 5, 10, ..."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -150,7 +150,7 @@ def _enter(name: str, case: Case, x: dict[str, Tensor], own_gate: Gate, session:
         if failure := own_gate.failure(work.outputs(own_gate.inputs)):
             row.status, row.reason = "refused", failure
             return row, None
-        row.threads = _tuned_threads(work, name, session)
+        row.threads = _tuned_threads(work, name, case, session)
         row.peak_memory = (
             work.peak_memory() if hasattr(work, "peak_memory") else works.peak_memory(work, session.device)
         )
@@ -172,11 +172,11 @@ def _absent(name: str, case: Case, session: Session) -> str | None:
     return None if case.subject in implementation.subjects else f"it has nothing of its own for {case.subject}"
 
 
-def _tuned_threads(work: Work, name: str, session: Session) -> int | None:
-    """Set a torch implementation on a CPU to its fastest thread count; ours and JAX take all."""
+def _tuned_threads(work: Work, name: str, case: Case, session: Session) -> int | None:
+    """Set a torch implementation on a CPU to its fastest thread count, unless the case sets it; ours and JAX take all."""
     if session.device.type != "cpu":
         return None
-    if name not in ("jax", "fastsnn-numba") and session.size != "tiny":
+    if case.threads is None and name not in ("jax", "fastsnn-numba") and session.size != "tiny":
         works.use_fastest_threads(work, cases.thread_counts(cores()))
     return work.threads
 

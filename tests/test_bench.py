@@ -227,4 +227,4 @@ def test_everything_runs_in_its_smallest_form(tmp_path: Path) -> None:
         assert own.implementation == "fastsnn-numba"
         assert all(r.status in ("measured", "computed") for r in measured.of(name)), name
     assert measured.machine["device"] == machine.device_name(CPU)
-    assert page.SECTIONS["rate_step"] in page.text([measured])
+    assert page.SECTIONS["rate_step"][0] in page.text([measured])
