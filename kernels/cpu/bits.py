@@ -108,23 +108,19 @@ def tabulate(matrix, first, stride, rows, count, table):
     """Write all sums of four rows of ``matrix`` to ``table``, for columns c < count <= 64 of the bits, in whole bytes.
 
     Column c stands for the 16 floats at matrix[first + rows[c] * stride]; sum m of columns 4g .. 4g + 3 is at
-    table[(16 g + m) * 16].
+    table[(16 g + m) * 16]. The last column stands in for those past it, whose bits are 0.
     """
     for group in range((count + 7) // 8 * 2):
         c = 4 * group
-        a, b = _row(matrix, first, stride, rows, c, count), _row(matrix, first, stride, rows, c + 1, count)
+        a = load(matrix, first + np.intp(rows[min(c, count - 1)]) * stride)
+        b = load(matrix, first + np.intp(rows[min(c + 1, count - 1)]) * stride)
         low = (zero(), a, b, add(a, b))
-        a, b = _row(matrix, first, stride, rows, c + 2, count), _row(matrix, first, stride, rows, c + 3, count)
+        a = load(matrix, first + np.intp(rows[min(c + 2, count - 1)]) * stride)
+        b = load(matrix, first + np.intp(rows[min(c + 3, count - 1)]) * stride)
         high = (zero(), a, b, add(a, b))
         for i in range(4):
             for j in range(4):
                 store(table, (16 * group + 4 * i + j) * LANES, add(high[i], low[j]))
-
-
-@jit(inline="always")
-def _row(matrix, first, stride, rows, c, count):
-    """Row c, or zeros where there is none."""
-    return load(matrix, first + np.intp(rows[c]) * stride) if c < count else zero()
 
 
 @jit

@@ -12,16 +12,19 @@ BLOCK = 256
 @jit
 def forward_block(current, v, spikes, h, start, stop, neuron):
     """Neurons start .. stop - 1; ``current`` of no rows is in h, ``h`` of no rows is not stored."""
-    in_place, store = len(current) == 0, len(h) > 0
-    state = v[start:stop]
+    state, scratch = v[start:stop], np.empty(BLOCK, np.float32)
     for t in range(len(spikes)):
         fired = spikes[t, start:stop]
+        row = h[t, start:stop] if len(h) > 0 else scratch
+        # The current is copied to the row, because only a loop that reads what it overwrites is vectorized.
+        if len(current) > 0:
+            source = current[t, start:stop]
+            for i in range(len(state)):
+                row[i] = source[i]
         for i in range(len(state)):
-            x = h[t, start + i] if in_place else current[t, start + i]
-            membrane = charge(x, state[i], neuron)
+            membrane = charge(row[i], state[i], neuron)
+            row[i] = membrane
             fired[i] = np.float32(1) if membrane >= neuron.v_threshold else np.float32(0)
-            if store:
-                h[t, start + i] = membrane
             state[i] = reset(membrane, neuron)
 
 

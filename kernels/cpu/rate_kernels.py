@@ -95,6 +95,7 @@ def gather(image, pixels, thresholds):
 def add_currents(pixels, words, n, weight, problem, work):
     """Currents of one sample [T, columns]: the bias, and the weights of pixels that spike."""
     T, columns, bits = problem.T, problem.columns, work.bits
+    spare, steps = bits[-2], bits[-1]
     for column in range(0, columns, LANES):
         row = load(weight, len(weight) - columns + column)
         for t in range(T):
@@ -102,16 +103,17 @@ def add_currents(pixels, words, n, weight, problem, work):
     for block in range(0, n, COLUMNS):
         width = min(COLUMNS, n - block)
         for w in range((T + 63) // 64):
-            for i in range(COLUMNS):
-                bits[w, i] = words[w, block + i] if i < width else U64(0)
-            transpose(bits[w], bits[-2])
+            for i in range(width):
+                bits[w, i] = words[w, block + i]
+            for i in range(width, COLUMNS):
+                bits[w, i] = U64(0)
+            transpose(bits[w], spare)
         for column in range(0, columns, LANES):
             tabulate(weight, column, columns, pixels[block:], width, work.table)
             for w in range((T + 63) // 64):
                 first = 64 * w * columns + column
-                add_selected(
-                    bits[w], width, work.table, work.membrane, first, columns, bits[-1], min(64, T - 64 * w)
-                )  # fmt: skip
+                count = min(64, T - 64 * w)
+                add_selected(bits[w], width, work.table, work.membrane, first, columns, steps, count)
 
 
 @jit
@@ -222,20 +224,22 @@ def update(weight, first, second, gradients, groups, start, stop, adam, rates, c
     first, second: Adam's exp_avg and exp_avg_sq; SGD's momentum_buffer, and nothing; rates, constants: a row and the
     second table of ``Parameters.schedule``.
     """
-    gradient = gradients[0]
+    # Slices, since a loop whose indices could count from the end is not vectorized.
+    weight, first, second, gradient = weight[start:stop], first[start:stop], second[start:stop], gradients[0, start:stop]
     for group in range(1, groups):
-        for i in range(start, stop):
-            gradient[i] += gradients[group, i]
+        other = gradients[group, start:stop]
+        for i in range(len(gradient)):
+            gradient[i] += other[i]
     rate, correction = rates[0], rates[1]
     beta1, rate1, beta2, rate2, eps = constants[0], constants[1], constants[2], constants[3], constants[4]
     if adam:
-        for i in range(start, stop):
+        for i in range(len(weight)):
             g = gradient[i]
             first[i] += rate1 * (g - first[i])
             second[i] = beta2 * second[i] + rate2 * g * g
             weight[i] -= rate * (first[i] / (np.sqrt(second[i]) / correction + eps))
     else:
-        for i in range(start, stop):
+        for i in range(len(weight)):
             first[i] = beta1 * first[i] + gradient[i]
             weight[i] -= rate * first[i]
 
