@@ -172,6 +172,9 @@ class Plan:
 
     def _step(self, batch: int, batches: int) -> None:
         problem = self.problem
+        # Over several chunks of time a third stage spills, and in 4 warps on sm_90 so does backward of 32 classes.
+        long = problem.chunks > 1
+        warps = 8 if long and problem.exact and self.training and problem.block_n > 16 else 4
         step_kernel[self.groups, batches](
             self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
             self.currents, self.h, self.partial, self.stamps, self.spikes,
@@ -179,8 +182,7 @@ class Plan:
             CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, T=problem.T, CLASSES=problem.classes,
             BLOCK_T=problem.block_t, BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group,
             UNROLL=problem.unroll, EXACT=problem.exact, BACKWARD=self.training,
-            # A third stage would spill where time has several chunks.
-            num_warps=problem.block_n // 4, num_stages=3 if problem.chunks == 1 else 2, enable_fp_fusion=False,
+            num_warps=warps, num_stages=2 if long else 3, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _update(self, batch: int) -> None:

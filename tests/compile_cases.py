@@ -98,21 +98,21 @@ case("gradients-float", lambda sm: run_gradients(sm, torch.float32), quick=True)
 case("gradients-spikes", lambda sm: run_gradients(sm, torch.uint8))
 case("gradients-odd", lambda sm: run_gradients(sm, torch.float32, N=10, K=777))
 case("planes", lambda sm: planes.split(empty(4096, 777)) if sm >= 80 else None, quick=True)
-case("packed", lambda sm: packed.unpack(empty(16, 4096, dtype=torch.int32), 500))
+case("packed", lambda sm: packed.unpack(empty(16, 4096, dtype=torch.int32), 500), quick=True)
 
 
 def run_rate_step(
-    sm: int, T: int = 100, classes: int = 10, batch: int = 64, loss: str = "mse", bias: bool = False, adam: bool = True,
-    **options: Any,
+    sm: int, T: int = 100, classes: int = 10, pixels: int = 784, batch: int = 64, loss: str = "mse", bias: bool = False,
+    adam: bool = True, **options: Any,
 ) -> None:  # fmt: skip
     """The launches of a training step and of an evaluation."""
     neuron = neuron_arguments(**NEURON | {"tau": 2.0} | options)
-    problem = Problem(T, classes, 784, 0, loss == "ce", bias, sm >= 80, neuron)
-    weight, offset = torch.nn.Parameter(empty(classes, 784)), torch.nn.Parameter(empty(classes))
+    problem = Problem(T, classes, pixels, 0, loss == "ce", bias, sm >= 80, neuron)
+    weight, offset = torch.nn.Parameter(empty(classes, pixels)), torch.nn.Parameter(empty(classes))
     optimizer: Any = torch.optim.Adam([weight, offset]) if adam else torch.optim.SGD([weight, offset], lr=0.1)
     parameters = Parameters(weight, offset if bias else None, optimizer, problem.block_n, problem.exact)
     rows, entries = empty(60001, dtype=torch.int32), empty(9 << 20, dtype=torch.int32)
-    data = PixelIndex(rows, entries, empty(60000, dtype=torch.int64), 784, 352)
+    data = PixelIndex(rows, entries, empty(60000, dtype=torch.int64), pixels, 352)
     training = Plan(problem, parameters, data, batch, 938, True)
     training._encode()
     training._step(0, 1)
@@ -123,9 +123,13 @@ def run_rate_step(
 
 
 case("rate-step", run_rate_step, quick=True)
-case("rate-step-general", lambda sm: run_rate_step(sm, tau=5.0, v_reset=-0.25, loss="ce", bias=True, adam=False))
-case("rate-step-classes", lambda sm: run_rate_step(sm, classes=32, bias=True, surrogate="sigmoid"))
-case("rate-step-short", lambda sm: run_rate_step(sm, T=4, v_reset=None))
-case("rate-step-long", lambda sm: run_rate_step(sm, T=1000))
-case("rate-step-groups", lambda sm: run_rate_step(sm, batch=1024))
+for name, options in {
+    "general": {"tau": 5.0, "v_reset": -0.25, "loss": "ce", "bias": True, "adam": False, "surrogate": "erf"},
+    "classes": {"classes": 32, "bias": True, "detach_reset": True, "surrogate": "sigmoid"},
+    "short": {"T": 4, "v_reset": None, "surrogate": "soft_sign"},
+    "long": {"T": 1000, "v_reset": None, "decay_input": False, "surrogate": "piecewise_quadratic"},
+    "groups": {"batch": 1024, "surrogate": "rectangle"},
+    "largest": {"T": 1024, "classes": 32, "pixels": 65535, "batch": 8192, "tau": 5.0, "v_reset": -0.25, "bias": True},
+}.items():
+    case(f"rate-step-{name}", lambda sm, options=options: run_rate_step(sm, **options))
 __all__ = ["compile_targets"]

@@ -1,6 +1,7 @@
 """Compile the Triton kernels for GPUs that are not here, and check what the compiler made of them.
 
     python -m tests.compile_targets [--targets 61,80,90] [--quick] [--json FILE] [CASE ...]
+    python -m tests.compile_targets --write PYTHON    all of them, sm_61 with that interpreter's Triton too, into docs/
 
 A case runs a launcher of the package on tensors without memory, with every launch recorded instead of made; what was
 recorded is compiled as that GPU's driver would get it. So the variants and their options are those of the code, for
@@ -12,7 +13,8 @@ each target its own. Each is checked for
     PTX        no approximate division or square root, and no fused multiply-add but those of a product in fp32
                or of a logarithm
 
-Needs no GPU, and must not run under TRITON_INTERPRET.
+Needs no GPU, and must not run under TRITON_INTERPRET. A variant that Triton's cache holds is not compiled again. Cases:
+``compile_cases.py``. Page: ``compile_page.py``. Tests: ``test_compile_targets.py``.
 """
 
 import argparse
@@ -41,7 +43,7 @@ TARGETS = (61, 70, 75, 80, 86, 89, 90, 100, 120)
 SHARED_KB = {61: 48, 70: 96, 75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """Shared memory that one block can have."""
 TENSOR = r"wgmma\.mma_async|mma\.sync|tcgen05\.mma"
-APPROXIMATE = r"div\.full|div\.approx|\bsqrt\.approx"
+APPROXIMATE = r"div\.full|div\.approx|rcp\.approx|\bsqrt\.approx"
 POINTERS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "u8", "int32": "i32", "int64": "i64"}
 
 
@@ -79,8 +81,8 @@ def variant_of(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Va
     values = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
     signature, constants, aligned = {}, {}, []
     for i, parameter in enumerate(kernel.params):
-        value = values.pop(parameter.name)
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        value, specialized = values.pop(parameter.name), not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and specialized):
             kind, constants[parameter.name] = "constexpr", value
         elif isinstance(value, Tensor):
             kind = "*" + POINTERS[str(value.dtype).removeprefix("torch.")]
@@ -89,7 +91,7 @@ def variant_of(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Va
             kind = "i1"
         elif isinstance(value, int):
             kind = "i32" if -(2**31) <= value < 2**31 else "i64"
-            aligned += [i] * (value % 16 == 0)
+            aligned += [i] * (value % 16 == 0 and specialized)
         else:
             kind = "fp32"
         signature[parameter.name] = kind
@@ -103,6 +105,8 @@ class Report:
     case: str
     kernel: str
     target: int
+    triton: str
+    """Triton's version."""
     registers: int
     threads: int
     spilled: int
@@ -141,17 +145,9 @@ def inspect(case: str, variant: Variant, target: int) -> Report:
     if fused and not logarithm and (not product or instructions or fused % products_per_thread(variant, threads)):
         faults.append(f"{fused} fma")
     tensor = (instructions[0] if instructions else "ffma") if product else ""
-    return Report(
-        case,
-        variant.kernel.__name__,
-        target,
-        registers,
-        threads,
-        stack,
-        compiled.metadata.shared,
-        tensor,
-        tuple(faults),
-    )
+    name, version = variant.kernel.__name__, triton.__version__
+    shared = compiled.metadata.shared
+    return Report(case, name, target, version, registers, threads, stack, shared, tensor, tuple(faults))
 
 
 def products_per_thread(variant: Variant, threads: int) -> int:
@@ -206,10 +202,13 @@ def check(case: Case, target: int) -> Iterator[Report]:
 
 
 def main() -> int:
+    from tests import compile_page
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", default=",".join(map(str, TARGETS)), help="compute capabilities, as 61,80,90")
     parser.add_argument("--quick", action="store_true", help="only the cases of the test suite")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports")
+    parser.add_argument("--write", metavar="PYTHON", help="write docs/compiled.md; see above")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases; default all")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -223,6 +222,9 @@ def main() -> int:
             for report in check(each, target):
                 print(report, flush=True)
                 reports.append(report)
+    if options.write:
+        reports += compile_page.reports_of(options.write)
+        compile_page.PAGE.write_text(compile_page.page(reports), encoding="utf-8")
     if options.json:
         options.json.write_text(json.dumps([asdict(report) for report in reports], indent=1))
     faulty = sum(bool(report.faults) for report in reports)

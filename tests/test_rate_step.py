@@ -53,6 +53,21 @@ def test_step_of_any_number_of_classes(classes: int) -> None:
     check_step(Case(2, 5, classes, 1 if classes == 17 else 10, optimizer="momentum", dyadic=True))
 
 
+def test_step_of_the_most_steps_and_classes() -> None:
+    check_step(Case(1, 3, rate_step.MAX_CLASSES, rate_step.MAX_T, optimizer="momentum", dyadic=True))
+
+
+def test_step_of_the_most_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first and the last pixel of the largest image among those that are not 0."""
+    monkeypatch.setattr(rate_step_launch, "BLOCK_P", 8192)  # few programs, which the interpreter runs one by one
+    case = Case(2, rate_step.MAX_PIXELS, 3, 6, optimizer="momentum", dyadic=True)
+    case.images[:] = 0
+    case.images[:, [0, 1, 40_000, -1]] = torch.tensor([[255, 9, 0, 200], [130, 0, 255, 255]], dtype=torch.uint8)
+    with torch.no_grad():
+        case.weight[:, [0, 40_000, -1]] += 0.5
+    check_step(case)
+
+
 def test_groups_of_samples_share_a_partial_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     """5 samples in groups of 3 and 2."""
     monkeypatch.setattr(rate_step_launch, "MAX_GROUPS", 2)

@@ -1,0 +1,108 @@
+"""The Triton kernels compiled for GPUs that are not here, and the page that tells of all variants and targets."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import triton
+
+from tests.compile_page import PAGE, ROOT, code, fingerprint, page
+from tests.compile_targets import TARGETS, Report
+
+OLDEST = triton.__version__.startswith("3.3.")
+"""The Triton of the 10-series, for which the newer targets are not compiled."""
+KERNELS = {
+    name
+    for file in (ROOT / "kernels").glob("*.py")
+    for name in re.findall(r"^def (\w+_kernel)\(", file.read_text(), re.M)
+}
+TENSOR_KERNELS = {"matmul_kernel", "split_kernel"}
+"""Those that no GPU below sm_80 runs."""
+FAULTS = {
+    "sound": None,
+    "sound product": None,
+    "sound bf16 product": None,
+    "spill": "bytes spilled",
+    "division": "div.full",
+    "root": "sqrt.approx",
+    "fma": "fma",
+    "contraction": "launched without enable_fp_fusion=False",
+    "fma beside a product": "fma",
+    "product in fp32": "no tensor instructions",
+    "shared memory": "131072 bytes of shared memory, 48 KB exist",
+}
+
+
+def run(module: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """In a process that does not interpret: there, kernels can't be compiled."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
+    file = tmp_path_factory.mktemp("compiled") / "reports.json"
+    found = run("tests.compile_targets", "--quick", "--targets", "61" if OLDEST else "61,80,90", "--json", file)
+    assert file.exists(), found.stderr
+    return [Report(**row | {"faults": tuple(row["faults"])}) for row in json.loads(file.read_text())]
+
+
+def test_no_variant_has_a_fault(reports: list[Report]) -> None:
+    assert [str(report) for report in reports if report.faults] == []
+    compiled = {report.kernel for report in reports}
+    assert KERNELS - compiled == (TENSOR_KERNELS if OLDEST else set())
+
+
+def test_products_are_on_tensor_cores_where_there_are_any(reports: list[Report]) -> None:
+    found = {target: {report.tensor for report in reports if report.target == target} - {""} for target in (61, 80, 90)}
+    assert found[61] == {"ffma"}
+    if not OLDEST:
+        assert found[80] == {"mma.sync"}
+        assert found[90] == {"wgmma.mma_async"}
+
+
+def test_every_fault_is_noticed() -> None:
+    found = run("tests.compile_faults")
+    assert found.returncode == 0, found.stderr
+    faults = json.loads(found.stdout)
+    assert faults.keys() == FAULTS.keys()
+    for name, expected in FAULTS.items():
+        assert (expected in "; ".join(faults[name])) if expected else faults[name] == [], (name, faults[name])
+
+
+def test_page_belongs_to_the_code() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    hint = "run `python -m tests.compile_targets --write PYTHON`, PYTHON being that of an environment with Triton 3.3"
+    assert f"Code: {fingerprint()}." in text, hint
+
+
+def test_page_has_every_kernel_on_every_target_and_no_fault() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| sm_(\d+) \| ([\d.]+) \| .* \| (.+) \|$", text, re.MULTILINE)
+    newest = {
+        (kernel, target) for kernel in KERNELS for target in TARGETS if target >= 80 or kernel not in TENSOR_KERNELS
+    }
+    assert {(kernel, int(target)) for kernel, target, version, _ in rows if not version.startswith("3.3.")} == newest
+    oldest = {kernel for kernel, target, version, _ in rows if version.startswith("3.3.") and target == "61"}
+    assert oldest == KERNELS - TENSOR_KERNELS
+    assert {verdict for *_, verdict in rows} == {"ok"}
+
+
+def test_page_says_what_is_wrong() -> None:
+    sound = Report("some", "a_kernel", 61, "3.8.0", 40, 128, 0, 1024, "ffma", ())
+    text = page([sound, replace(sound, case="other", registers=255, spilled=8, faults=("8 bytes spilled",))])
+    assert "| `a_kernel` | sm_61 | 3.8.0 | 2 | 40 to 255 | 8 bytes | 1.0 of 48 KB | `ffma` | 8 bytes spilled |" in text
+    assert "| some | 40 x 128, 1.0 |\n| other | 255 x 128, 1.0; **8 bytes spilled** |" in text
+
+
+def test_fingerprint_is_of_the_code_alone() -> None:
+    source = "def f(x):\n    return x - 1\n"
+    assert code(source) == code('"""What."""\n\n# Why.\ndef f( x ):\n    """How."""\n    return x - 1  # so\n')
+    assert code(source) != code(source.replace("1", "2"))
+    nested = "if a:\n    b()\n    c()\n"
+    assert code(nested) != code(nested.replace("    c", "c"))
