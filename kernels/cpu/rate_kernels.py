@@ -225,7 +225,8 @@ def update(weight, first, second, gradients, groups, start, stop, adam, rates, c
     second table of ``Parameters.schedule``.
     """
     # Slices, since a loop whose indices could count from the end is not vectorized.
-    weight, first, second, gradient = weight[start:stop], first[start:stop], second[start:stop], gradients[0, start:stop]
+    weight, gradient = weight[start:stop], gradients[0, start:stop]
+    first, second = first[start:stop], second[start:stop]
     for group in range(1, groups):
         other = gradients[group, start:stop]
         for i in range(len(gradient)):
