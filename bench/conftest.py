@@ -1,6 +1,7 @@
 """Options and the common session of ``pytest bench/ --benchmark-only``."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cases", help="comma-separated names of cases; default all")
     group.addoption("--peers", help="comma-separated names of peers; default all")
     group.addoption("--peer-env", type=Path, help="a virtual environment with SpikingJelly 2")
+    group.addoption(
+        "--threads",
+        type=int,
+        choices=range(1, cores() + 1),
+        help="CPU threads of everybody; default see bench/cases.py",
+    )
     group.addoption("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.addoption("--results", type=Path, help="results file; default bench/results/MACHINE.json with the full grid")
 
@@ -120,7 +127,10 @@ def _peer_names(config: pytest.Config) -> list[str]:
 
 
 def _grid(config: pytest.Config) -> dict[str, cases.Case]:
-    return cases.grid(config.option.grid, _device(config).type == "cuda", cores())
+    grid = cases.grid(config.option.grid, _device(config).type == "cuda", cores())
+    if threads := config.option.threads:
+        grid = {name: replace(case, threads=threads) for name, case in grid.items()}
+    return grid
 
 
 def _case(item: pytest.Item) -> Any:

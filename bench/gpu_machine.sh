@@ -33,10 +33,11 @@ step() {
         timeout --kill-after=10 "$limit" "$@" 2>&1 | tee -a "$log"
         status=$?
         case $status in
-            0) echo "== passed after $((SECONDS - started)) s" ;;
-            124 | 137) echo "== FAILED: not done after $limit s" ;;
-            *) echo "== FAILED with exit status $status after $((SECONDS - started)) s" ;;
-        esac >>"$log"
+            0) status="passed after $((SECONDS - started)) s" ;;
+            124 | 137) status="FAILED: not done after $limit s" ;;
+            *) status="FAILED with exit status $status after $((SECONDS - started)) s" ;;
+        esac
+        printf '\n== %s\n' "$status" >>"$log"
     fi
     tail -n 1 "$log" | sed "s/^==/== $name:/"
     ! tail -n 1 "$log" | grep -q FAILED || failed=$((failed + 1))

@@ -76,7 +76,8 @@ class Session:
         """Implementations of a case, our fastest one first."""
         usable = [name for name in ours.NAMES if ours.absent(name, self.device) is None]
         usable.sort(key=["fastsnn-triton", "fastsnn-numba", "fastsnn-torch"].index)
-        wanted = [*usable[1:], *self.peer_names]
+        # Encoding has one implementation on each device.
+        wanted = [*(usable[1:] if case.subject != "encoding" else ()), *self.peer_names]
         return usable[:1] + [name for name in wanted if not case.peers or name in case.peers]
 
     def implementation(self, name: str) -> Any:
@@ -173,7 +174,7 @@ def _absent(name: str, case: Case, session: Session) -> str | None:
 
 
 def _tuned_threads(work: Work, name: str, case: Case, session: Session) -> int | None:
-    """Set a torch implementation on a CPU to its fastest thread count, unless the case sets it; ours and JAX take all."""
+    """Set a torch implementation on a CPU to its fastest thread count, unless the case says; ours and JAX take all."""
     if session.device.type != "cpu":
         return None
     if case.threads is None and name not in ("jax", "fastsnn-numba") and session.size != "tiny":
