@@ -15,7 +15,7 @@ import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 import fastsnn
 from fastsnn.config import Config, read_yaml, recorded_config
@@ -199,7 +199,7 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
     Parameters
     ----------
     as_json
-        Print one JSON object.
+        Print the findings as JSON.
     """
     from fastsnn.doctor import diagnose
     from fastsnn.environment import read_environment
@@ -208,12 +208,13 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        table = Table("finding", "verdict", Column("what was found", overflow="fold"), box=None, show_header=False)
+        width = max(len(row.name) for row in rows)
         colors = {"ok": "green", "note": "yellow", "problem": "red"}
         for row in rows:
-            advice = f" - {row.advice}" if row.advice else ""
-            table.add_row(row.name, f"[{colors[row.verdict]}]{row.verdict}[/]", escape(row.value + advice))
-        output.print(table)
+            output.print(f"{row.name:<{width}}  [{colors[row.verdict]}]{row.verdict:<7}[/]  {escape(row.value)}")
+            if row.advice:
+                # On a line of its own, however long: a pip command that is cut in two can't be copied.
+                output.print(" " * (width + 11) + escape(row.advice))
     if any(row.verdict == "problem" for row in rows):
         sys.exit(FAILURE)
 

@@ -127,7 +127,8 @@ def raster(recording: Recording, figure: Canvas) -> None:
         t, neuron = spikes.numpy().nonzero()
         half = max(0.4, size / 300)  # of a row, but not too low to be seen
         width = float(np.clip(250 / T, 0.4, 5))
-        ax.vlines(t, neuron - half, neuron + half, color="C0", linewidth=width, rasterized=True)
+        colours = np.where((neuron == sample.label) & (ax is axes[-1]), "C1", "C0").tolist()
+        ax.vlines(t, neuron - half, neuron + half, colors=colours, linewidth=width, rasterized=True)
         ax.set(ylim=(-0.5, size - 0.5), yticks=[])
         text = f"{name}\n{len(t):,} spike{'s' * (len(t) != 1)}"
         ax.set_ylabel(text, rotation=0, ha="right", va="center", ma="center", fontsize="small")

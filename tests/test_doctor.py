@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from run_tools import Command
 
 from fastsnn.doctor import CU126_PIP, TORCH_PIP, Row, diagnose, has_code_for, is_ten_series
 from fastsnn.environment import GPU, Environment
@@ -201,6 +202,12 @@ def test_a_ten_series_card_with_its_working_set() -> None:
             "note",
             f"torch is built for CUDA 13.2; for one CUDA in both run: pip uninstall -y cupy-cuda12x && {CUPY_PIP[13]}",
         ),
+        (
+            having(HEALTHY, cupy_cuda13x="13.6.0"),
+            "CuPy",
+            "problem",
+            f"13.6.0 is too old; run: pip uninstall -y cupy-cuda13x && {CUPY_PIP[13]}",
+        ),
         (replace(HEALTHY, headers=None), "CUDA compiler", "problem", "finds no CUDA headers (cuda_fp16.h)"),
         (replace(HEALTHY, nvrtc=False), "CUDA compiler", "problem", "finds no CUDA compiler (NVRTC)"),
         (replace(without(HEALTHY, "cupy-cuda13x"), headers=None), "CUDA compiler", "note", "only --backend cupy"),
@@ -285,3 +292,24 @@ def test_architectures(architectures: str, capability: tuple[int, int], expected
 )
 def test_ten_series(gpu: GPU | None, expected: bool) -> None:
     assert is_ten_series(gpu) is expected
+
+
+def test_the_table_leaves_what_is_to_be_copied_in_one_piece(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsnn.environment.read_environment", lambda: replace(TEN_SERIES, torch_cuda=None))
+    code, stdout, stderr = command("doctor")
+    assert (code, stderr) == (1, "")
+    found = diagnose(replace(TEN_SERIES, torch_cuda=None))
+    lines = [line.strip() for line in stdout.splitlines()]
+    assert lines == [line for row in found for line in (_first_line(row), row.advice) if line]
+    assert any("problem" in line for line in lines)
+
+
+def _first_line(row: Row) -> str:
+    return f"{row.name:<14}  {row.verdict:<7}  {row.value}"
+
+
+def test_json_is_the_same(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsnn.environment.read_environment", lambda: HEALTHY)
+    code, stdout, _ = command("doctor", "--json")
+    assert code == 0
+    assert json.loads(stdout) == [asdict(row) for row in diagnose(HEALTHY)]
