@@ -281,10 +281,12 @@ def run(
                 images, labels, samples[part], stream, epoch, batch, weight, gradients[group], learn, problem, work,
                 sample_loss[part], sample_correct[part],
             )  # fmt: skip
-        meet(arrived, workers, 2 * step + 1)
+        if not meet(arrived, workers, 2 * step + 1):
+            return
         if worker == 0:
             summarize(sample_loss, sample_correct, batch, losses, correct, step)
         if learn:
             start, stop = learned * worker // workers, learned * (worker + 1) // workers
             update(weight, first, second, gradients, groups, start, stop, problem.adam, rates[step], constants)
-        meet(arrived, workers, 2 * step + 2)
+        if not meet(arrived, workers, 2 * step + 2):
+            return

@@ -135,13 +135,14 @@ class RateStep:
         losses, correct = torch.empty(steps), torch.empty(steps, dtype=torch.int64)
         rates, constants = parameters.schedule(steps) if learn else (torch.empty(steps, 2), torch.empty(5))
         moments = parameters.moments if learn else [parameters.weight] * 2
-        workers = min(numba.get_num_threads(), GROUPS)
+        workers, arrived = min(numba.get_num_threads(), GROUPS), meeting()
         weight, first, second = (tensor.reshape(-1).numpy() for tensor in (parameters.weight, *moments))
         spread(
-            run, workers, meeting(), *data, order.contiguous().numpy(), stream, epoch, batch_size, learn, weight, first,
+            run, workers, arrived, *data, order.contiguous().numpy(), stream, epoch, batch_size, learn, weight, first,
             second, self._gradients, rates.numpy(), constants.numpy(), problem,
             workspaces(workers, self.pixels, problem.T, problem.columns),
             np.empty(batch_size), np.empty(batch_size, np.int64), losses.numpy(), correct.numpy(),
+            arrived=arrived,
         )  # fmt: skip
         if learn:
             parameters.advance(steps)

@@ -6,8 +6,8 @@ long (OpenMP) or can't serve two callers (workqueue), and they can't meet in the
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -23,6 +23,8 @@ WORTHWHILE = 1 << 16
 """Elements that keep a thread busy for longer than it takes to start one."""
 PATIENCE = 2000
 """Looks at the other workers before giving way to another program."""
+FAILED = -(1 << 62)
+"""Arrivals where a worker failed: fewer than none, whoever arrives after that."""
 
 _yield = ctypes.windll.kernel32.SwitchToThread if os.name == "nt" else ctypes.CDLL(None).sched_yield
 binding.add_symbol("fastsnn_yield", ctypes.cast(_yield, ctypes.c_void_p).value)
@@ -33,14 +35,25 @@ def workers_for(elements: int) -> int:
     return max(1, min(numba.get_num_threads(), elements // WORTHWHILE))
 
 
-def spread(kernel: Callable[..., None], workers: int, *arguments: Any) -> None:
-    """Call ``kernel(worker, workers, *arguments)`` for every worker at once."""
-    threads = [threading.Thread(target=kernel, args=(i, workers, *arguments)) for i in range(1, workers)]
-    for thread in threads:
-        thread.start()
-    kernel(0, workers, *arguments)
-    for thread in threads:
-        thread.join()
+def spread(kernel: Callable[..., None], workers: int, *arguments: Any, arrived: np.ndarray | None = None) -> None:
+    """Call ``kernel(worker, workers, *arguments)`` for every worker at once; raises what one of them raised.
+
+    ``arrived`` is what the workers share to :func:`meet`: none of them waits for one that failed, be it to compile.
+    """
+
+    def work(worker: int) -> None:
+        try:
+            kernel(worker, workers, *arguments)
+        except BaseException:
+            if arrived is not None:
+                arrived[0] = FAILED
+            raise
+
+    with ThreadPoolExecutor(max(1, workers - 1)) as pool:
+        others = [pool.submit(work, worker) for worker in range(1, workers)]
+        work(0)
+    for other in others:
+        other.result()
 
 
 def meeting() -> np.ndarray:
@@ -85,10 +98,13 @@ def _give_way(typingctx):
 
 @jit
 def meet(arrived, workers, time):
-    """Wait until all workers are here for the ``time``-th time, 1 the first."""
+    """Wait until all workers are here for the ``time``-th time, 1 the first; False where one failed and never comes."""
     _arrive(arrived)
     looks = 0
-    while _arrivals(arrived) < time * workers:
+    while True:
+        here = _arrivals(arrived)
+        if here < 0 or here >= time * workers:
+            return here >= 0
         looks += 1
         if looks > PATIENCE:
             _give_way()
