@@ -10,6 +10,12 @@ from torch import Tensor
 from fastsnn import LIFParameters
 from fastsnn.kernels import contract, reference
 
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+"""Where Triton kernels run: on the CPU in the interpreter."""
+
+# opcheck copies its inputs, so that they are no leaves; what torch then says of .grad it hides only from the screen.
+OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
+
 OPTIONS = [
     pytest.param(
         {"v_reset": v_reset, "decay_input": decay_input, "detach_reset": detach_reset},
