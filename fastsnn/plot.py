@@ -14,7 +14,7 @@ import matplotlib.style
 from cycler import cycler
 from matplotlib import font_manager, pyplot
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fastsnn import figures
 from fastsnn.checkpoint import write_atomically
@@ -154,14 +154,19 @@ def figure(name: str, recordings: Sequence[Recording], show: bool = False, headl
 
 
 def render(figure: Figure, format: str, small: bool = False) -> bytes:
-    """The figure's file; ``small`` gives a PNG a palette of 256 colours, a third of the bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=format)
+    """The figure's file, with its headline as the file's title.
+
+    ``small`` gives a PNG a palette of 256 colours, a third of the bytes.
+    """
+    buffer, title = io.BytesIO(), figure.get_suptitle()
+    figure.savefig(buffer, format=format, metadata={"Title": title})
     if small and format == "png":
         image = Image.open(buffer).convert("RGB")
         image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        metadata = PngImagePlugin.PngInfo()
+        metadata.add_itxt("Title", title)
         buffer = io.BytesIO()
-        image.save(buffer, format, optimize=True)
+        image.save(buffer, format, optimize=True, pnginfo=metadata)
     return buffer.getvalue()
 
 

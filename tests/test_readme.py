@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(?:<!-- ([^>]+?) -->\s*)?^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -62,8 +63,27 @@ def test_the_api_page_is_current() -> None:
     assert module["PAGE"].read_text(encoding="utf-8") == module["page"](), "run `python docs/make_api.py`"
 
 
-@pytest.mark.parametrize("name", ["README.md", "README_cn.md", "docs/design.md", "docs/robustness.md"])
+PAGES = [page.relative_to(ROOT).as_posix() for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), f"{name} links to {target}"
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        linked = page.parent / target if target else page
+        assert linked.exists(), f"{name} links to {target}"
+        if anchor:
+            assert anchor in anchors(linked), f"{name} links to {target}#{anchor}"
+
+
+def anchors(page: Path) -> list[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_the_picture_is_of_a_run_with_the_accuracy_that_is_told() -> None:
+    told = re.findall(r"(\d\d\.\d\d) %", (ROOT / "README.md").read_text(encoding="utf-8"))
+    picture = Image.open(ROOT / "docs" / "images" / "summary.png")
+    assert picture.text["Title"] == f"mnist: test accuracy {told[0]}% after epoch 20"
+    assert (ROOT / "docs" / "images" / "summary.png").stat().st_size < 400_000
