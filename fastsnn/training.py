@@ -220,8 +220,9 @@ class _Trainer:
         config, progress = self.config, self.progress
         samples, batch = len(self.data.train_images), config.batch_size
         order = permutation(config.seed, progress.epoch, samples).to(self.device)
-        # A few steps a call keep the fused steps busy; between calls progress is shown and a signal is answered.
-        chunk = batch * (8 if self.step_name == "fused" else 1)
+        # So many fused steps take a few milliseconds; between calls progress is shown and a signal is answered.
+        steps = (64 if self.device.type == "cuda" else 8) if self.step_name == "fused" else 1
+        chunk = batch * steps
         position = min(progress.steps * batch, samples)
         started = time.perf_counter() - progress.seconds
         shown = time.perf_counter()
