@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import fastsnn
 from fastsnn.config import Config, read_yaml, recorded_config
 from fastsnn.errors import Interrupted
-from fastsnn.terminal import TerminalMonitor
+from fastsnn.terminal import NO_READER, Output, TerminalMonitor
 
 if TYPE_CHECKING:
     from fastsnn.verify import Report
@@ -33,8 +32,8 @@ app = App(
 )
 app.register_install_completion_command()
 
-output = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+output = Output(highlight=False, soft_wrap=True)
+errors = Output(stderr=True, highlight=False, soft_wrap=True)
 
 USAGE_ERROR, FAILURE = 2, 1
 
@@ -120,7 +119,7 @@ def evaluate(
     """
     result = fastsnn.evaluate(run, backend=backend, device=device, data_dir=data_dir)
     if as_json:
-        print(json.dumps(result))
+        output.out(json.dumps(result))
         return
     steps = f" and {result['steps']} steps of the next" if result["steps"] else ""
     output.print(
@@ -206,7 +205,7 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
 
     rows = diagnose(read_environment())
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        output.out(json.dumps([asdict(row) for row in rows], indent=1))
     else:
         width = max(len(row.name) for row in rows)
         colors = {"ok": "green", "note": "yellow", "problem": "red"}
@@ -292,7 +291,7 @@ def _plot_after_training(run: Path) -> None:
         plot_runs(run)
     except Exception as error:
         text = f"the run is saved, but its figures could not be drawn: {error}; try: fastsnn plot {run}"
-        errors.print(" ".join(text.split()), markup=False, emoji=False)
+        _complain(text)
 
 
 def main() -> None:
@@ -338,10 +337,12 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     except cyclopts.CycloptsError as error:
         _fail(USAGE_ERROR, error, debug)
     except Interrupted as stopped:
-        errors.print(str(stopped), markup=False, emoji=False)
+        _complain(str(stopped))
         sys.exit(128 + stopped.signal_number)
+    except BrokenPipeError:
+        sys.exit(128 + NO_READER)
     except KeyboardInterrupt:
-        errors.print("interrupted")
+        _complain("interrupted")
         sys.exit(128 + signal.SIGINT)
     except (ValueError, TypeError) as error:
         _fail(USAGE_ERROR, error, debug)
@@ -354,6 +355,13 @@ def _fail(code: int, error: Exception, debug: bool) -> None:
         traceback.print_exception(error)
     else:
         named = isinstance(error, (ValueError, TypeError, fastsnn.FastSNNError, cyclopts.CycloptsError))
-        text = " ".join(str(error).split())
-        errors.print(f"fastsnn: {'' if named else type(error).__name__ + ': '}{text}", markup=False, emoji=False)
+        _complain(f"fastsnn: {'' if named else type(error).__name__ + ': '}{error}")
     sys.exit(code)
+
+
+def _complain(text: str) -> None:
+    """One line on stderr; lost where nobody reads it, which must not change the exit code."""
+    try:
+        errors.print(" ".join(text.split()), markup=False, emoji=False)
+    except OSError:
+        errors.drop()

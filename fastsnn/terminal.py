@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -13,16 +14,31 @@ from fastsnn.errors import Interrupted
 from fastsnn.monitor import EpochMetrics, Monitor
 
 SHOW_CURSOR = b"\x1b[?25h\n"
+NO_READER = 13
+"""The number of SIGPIPE, which Windows lacks."""
+
+
+class Output(Console):
+    """A stream of lines; raises OSError once where nobody reads it any more, as in ``fastsnn train | head``."""
+
+    def on_broken_pipe(self) -> None:
+        self.drop()
+        raise  # rich calls this where it caught the error
+
+    def drop(self) -> None:
+        """Write no more, nor what is still in the buffer when the process ends."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class TerminalMonitor(Monitor):
     """A progress bar on a terminal, a plain line per epoch anywhere else; a signal stops the run after the batch.
 
     The signals are Ctrl-C, SIGTERM and SIGHUP (the terminal was closed), but for those that the caller has ignored, as
-    nohup does. A second one ends the process at once.
+    nohup does. A second one ends the process at once. Output that nobody reads any more stops the run likewise.
     """
 
-    def __init__(self, output: Console) -> None:
+    def __init__(self, output: Output) -> None:
         self.output = output
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -45,7 +61,8 @@ class TerminalMonitor(Monitor):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
+        with suppress(OSError):  # the terminal is gone
+            self.bar.stop()
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         # Nothing here may print: the signal may have come in the middle of a print.
@@ -60,13 +77,19 @@ class TerminalMonitor(Monitor):
         if sys.stderr.isatty():
             os.write(2, b"\nstopping after this batch; the same again stops at once\n")
 
+    def _print(self, text: str, style: str | None = None) -> None:
+        try:
+            self.output.print(text, style=style, markup=False, emoji=False)
+        except OSError:
+            self.output.drop()
+            self.stop_signal = self.stop_signal or NO_READER
+
     def message(self, text: str) -> None:
-        self.output.print(text, style="bold", markup=False, emoji=False)
+        self._print(text, style="bold")
 
     def start(self, run: Path, images: int, epochs: int, done: int) -> None:
         self.images, self.epochs = images, epochs
-        text = f"run folder {run}: epochs {done + 1} to {epochs}, {images:,} images each"
-        self.output.print(text, markup=False, emoji=False)
+        self._print(f"run folder {run}: epochs {done + 1} to {epochs}, {images:,} images each")
         self.bar.start()
         self.task = self.bar.add_task(
             "", total=images * epochs, completed=images * done, epoch=done + 1, loss=0.0, accuracy=0.0, speed=0.0
@@ -79,7 +102,7 @@ class TerminalMonitor(Monitor):
         self.bar.update(self.task, completed=done, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed)
 
     def epoch(self, metrics: EpochMetrics) -> None:
-        self.output.print(
+        self._print(
             f"epoch {metrics.epoch:>{len(str(self.epochs))}}/{self.epochs}"
             f"  train loss {metrics.train_loss:.5f}  accuracy {metrics.train_accuracy:.2%}"
             f"  test loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}"

@@ -355,13 +355,16 @@ class _Trainer:
         )
 
 
+_OUT_OF_MEMORY = "out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED"
+"""Parts of messages: torch's allocator on the CPU, C++ and the CUDA libraries all raise a plain RuntimeError."""
+
+
 @contextmanager
 def _memory_explained(device: torch.device, advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On the CPU torch raises a plain RuntimeError.
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+        if not isinstance(error, MemoryError) and not any(part in str(error) for part in _OUT_OF_MEMORY):
             raise
         raise FastSNNError(f"{device} ran out of memory: {advice}") from error
 

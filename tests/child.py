@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -170,14 +171,18 @@ def _settle(
     memory_limit: int = 0,
     user: int = 0,
     closed: bool = False,
+    terminal: float = 0,
     ignored: int = 0,
 ) -> None:
     """What the child suffers.
 
     A pause in seconds at each stage of a write, a kill when one is reached for so many times, a largest file and so
-    much more address space in bytes, another user, a standard output that nobody reads, a signal that is ignored.
+    much more address space in bytes, another user, a standard output that nobody reads, a
+    terminal that is closed after so many seconds, a signal that is ignored.
     """
+    import fcntl
     import resource
+    import termios
 
     if pause or die_at:
         _watch_writes(folder / "phase", pause, die_at, times)
@@ -196,6 +201,14 @@ def _settle(
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, 1)
+    if terminal:
+        master, slave = os.openpty()
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY)
+        for stream in range(3):
+            os.dup2(slave, stream)
+        os.close(slave)
+        threading.Timer(terminal, os.close, [master]).start()
 
 
 def _watch_writes(phase: Path, pause: float, die_at: str, times: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of it that the test may damage."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    """A ``child.Server``, which starts ``fastsnn ARGUMENTS`` in processes of their own."""
+    from child import Server
+
+    with Server() as started:
+        yield started
 
 
 @pytest.fixture

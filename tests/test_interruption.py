@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ BACKENDS: dict[str, dict[str, Any]] = {"torch": {}, "numba": {"backend": "numba"
 STAGES = ["half written", "before fsync", "before rename", "after rename"]
 LONG = {"T": 30_000, "epochs": 9}
 """A batch of seconds."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
