@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn(name: str, recording: Recording) -> Figure:
     with plot.style():
         figure = plot.figure(name, [recording])
-        plot.render(figure, "png")
+        figure.draw_without_rendering()
     return figure
 
 

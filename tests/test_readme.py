@@ -3,12 +3,11 @@
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from run_tools import Command
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(?:<!-- ([^>]+?) -->\s*)?^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -36,17 +35,16 @@ def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
-def test_commands_run(tmp_path: Path) -> None:
-    commands = [code for tag, language, code in blocks("README.md") if (tag, language) == ("runs", "bash")]
-    lines = [line for code in commands for line in code.splitlines() if line]
+def test_commands_run(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = [code for tag, language, code in blocks("README.md") if (tag, language) == ("runs", "bash")]
+    lines = [line for code in codes for line in code.splitlines() if line]
     assert len(lines) >= 5
+    monkeypatch.chdir(tmp_path)
     for line in lines:
         program, *arguments = shlex.split(line)
         assert program == "fastsnn", line
-        done = subprocess.run(
-            [sys.executable, "-m", "fastsnn", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        code, stdout, stderr = command(*arguments)
+        assert code == 0, f"{line}\n{stdout}{stderr}"
 
 
 def test_the_translation_is_in_step() -> None:
