@@ -26,6 +26,8 @@ def _entry(name: str, thing: object) -> str:
     lines = [f"## fastsnn.{name}", "", "```python", _signature(name, thing), "```", "", _markdown(docstring), ""]
     if dataclasses.is_dataclass(thing):
         lines += _fields(thing)
+    if inspect.isclass(thing):
+        lines += _methods(thing)
     return "\n".join(lines)
 
 
@@ -36,10 +38,11 @@ def _signature(name: str, thing: object) -> str:
         signature = str(inspect.signature(thing))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return name
-    for module in ("torch.nn.modules.module.", "fastsnn.neuron.", "fastsnn.config.", "fastsnn.training.", "pathlib."):
-        signature = signature.replace(module, "")
-    signature = re.sub(r"fastsnn\.(?:[a-z_]+\.)+", "", signature)
-    return textwrap.fill(f"{name}{signature}", 110, subsequent_indent="    ", break_long_words=False)
+    # Classes without their modules; lines are broken after commas alone.
+    signature = re.sub(r"\b(?:\w+\.)+(?=[A-Z])", "", signature)
+    signature = re.sub(r"-> '(\w+)'", r"-> \1", signature).replace(" ", "\xa0").replace(",\xa0", ", ")
+    lines = textwrap.wrap(f"{name}{signature}", 110, subsequent_indent="    ", break_long_words=False)
+    return "\n".join(lines).replace("\xa0", " ")
 
 
 def _fields(thing: object) -> list[str]:
@@ -48,10 +51,23 @@ def _fields(thing: object) -> list[str]:
     rows = ["| field | default | |", "| --- | --- | --- |"]
     for field in dataclasses.fields(thing):  # type: ignore[arg-type]
         match = re.search(rf'^    {field.name}: .*?(?:\n    """(.+?)"""|\n    \w)', source, re.DOTALL | re.MULTILINE)
-        text = " ".join((match[1] or "").split()) if match else ""
+        text = " ".join(_markdown(match[1] or "").split()) if match else ""
         default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
         rows.append(f"| `{field.name}` | {default} | {text} |")
     return [*rows, ""]
+
+
+def _methods(thing: type) -> list[str]:
+    """A list of a class's own public methods and properties, with what they are for."""
+    rows = []
+    for name, member in vars(thing).items():
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
+            continue
+        signature = name if isinstance(member, property) else _signature(name, getattr(thing, name))
+        signature = re.sub(r"\(self(?:, )?", "(", signature)
+        rows.append(f"- `{signature}`: {' '.join(_markdown(inspect.getdoc(function) or '').split())}")
+    return [*rows, ""] if rows else []
 
 
 def _markdown(docstring: str) -> str:

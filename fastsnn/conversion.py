@@ -24,8 +24,11 @@ class Replacement:
     """What became of one neuron layer: ``fused`` with the linear layer before it, ``replaced``, or ``kept`` and why."""
 
     name: str
+    """Its name in the network, as in ``named_modules``."""
     outcome: str
+    """fused, replaced or kept."""
     reason: str = ""
+    """Why it was kept."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f" ({self.reason})" if self.reason else "")
