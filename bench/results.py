@@ -168,5 +168,10 @@ def _merged(before: list[Row], new: list[Row]) -> list[Row]:
 
 def _plain(row: Row) -> dict[str, Any]:
     plain = asdict(row)
-    plain["seconds"] = [float(f"{value:.5g}") for value in row.seconds]
-    return {name: value for name, value in plain.items() if value not in (None, "", [], {})} | {"data": row.data}
+    plain["seconds"] = [_rounded(value) for value in row.seconds]
+    return {name: _rounded(value) for name, value in plain.items() if value not in (None, "", [], {})}
+
+
+def _rounded(value: Any) -> Any:
+    """A float with five significant digits; anything else as it is."""
+    return float(f"{value:.5g}") if isinstance(value, float) else value
