@@ -98,10 +98,11 @@ def run(case: Case, session: Session, benchmark: BenchmarkFixture) -> None:
         entrants = [Entrant(row, work) for row, work in entered if work is not None]
         _time(entrants, EFFORTS[session.size], benchmark)
         for entrant in entrants:
+            if entrant.row.status != "measured":
+                continue
             entrant.row.seconds = [seconds / case.steps for seconds in entrant.seconds]
-            if entrant.seconds:
-                for name, value in shares(case, entrant.row.median, session.results.machine).items():
-                    setattr(entrant.row, name, value)
+            for name, value in shares(case, entrant.row.median, session.results.machine).items():
+                setattr(entrant.row, name, value)
             if hasattr(entrant.work, "close"):
                 entrant.work.close()
     rows = [row for row, _ in entered]
