@@ -33,7 +33,7 @@ class PackedSpikes(NamedTuple):
     @classmethod
     def pack(cls, spikes: Tensor) -> "PackedSpikes":
         """Spikes [T, ...], where everything but 0 is a spike, packed."""
-        words, carrier = pack_op(spikes)
+        carrier, words = pack_op(spikes)
         return cls(words, len(spikes), carrier)
 
     def unpack(self) -> Tensor:
@@ -44,20 +44,20 @@ class PackedSpikes(NamedTuple):
 
 @torch.library.custom_op("fastsnn::pack", mutates_args=())
 def pack_op(spikes: Tensor) -> tuple[Tensor, Tensor]:
-    """(words, carrier) of spikes [T, ...]."""
-    return philox.pack(spikes != 0), carrier_for(spikes)
+    """(carrier, words) of spikes [T, ...]."""
+    return carrier_for(spikes), philox.pack(spikes != 0)
 
 
 @pack_op.register_fake
 def _empty_words(spikes: Tensor) -> tuple[Tensor, Tensor]:
-    return spikes.new_empty(-(-len(spikes) // 32), *spikes.shape[1:], dtype=torch.int32), carrier_for(spikes)
+    return carrier_for(spikes), spikes.new_empty(-(-spikes.shape[0] // 32), *spikes.shape[1:], dtype=torch.int32)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor], output: Any) -> None:
     ctx.dtype = inputs[0].dtype
 
 
-def _backward(ctx: Any, _: Any, grad_carrier: Tensor) -> Tensor:
+def _backward(ctx: Any, grad_carrier: Tensor, _: Any) -> Tensor:
     return grad_carrier.to(ctx.dtype)
 
 

@@ -39,6 +39,27 @@ def case(*shape: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return current * 1.5 + 0.8, v_init, grad_spikes, grad_v
 
 
+def linear_case(T: int, B: int, K: int, N: int, dyadic: bool = False) -> tuple[Tensor, ...]:
+    """x, weight, bias, v_init, and gradients of spikes and v; dyadic currents are exact in any order of summation."""
+    generator = torch.Generator().manual_seed(T + B + K + N + dyadic)
+    count = max(0.3 * K, 1.0)
+    x = (torch.rand(T, B, K, generator=generator) < 0.3).float()
+    weight = torch.randn(N, K, generator=generator) * 1.2 / count**0.5 + 1.8 / count
+    bias, v_init = torch.rand(N, generator=generator), torch.rand(B, N, generator=generator)
+    if dyadic:
+        weight, bias, v_init = ((tensor * 8).round() / 8 for tensor in (weight, bias, v_init))
+    else:
+        x = x * (torch.randn(x.shape, generator=generator) + 1)
+    return (
+        x,
+        weight,
+        bias,
+        v_init,
+        *torch.randn(1, T, B, N, generator=generator),
+        torch.randn(B, N, generator=generator),
+    )
+
+
 def leaves(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Copies that gradients are asked for."""
     return tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
@@ -73,3 +94,24 @@ def require_gradients(
         replayed.append(gradients(outputs, inputs, *upstream))
     names = ("current", "v_init")
     contract.require(*(contract.gradient_error(*row) for row in zip(names, actual, *replayed, strict=True)))
+
+
+class Guarded:
+    """Tensors within larger memory; ``check`` finds what was left unwritten, and writes on either side."""
+
+    def __init__(self) -> None:
+        self.tensors: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        margin, n = 4096, torch.Size(shape).numel()
+        mark = -7 if dtype == torch.int32 else torch.nan
+        memory = torch.full((2 * margin + n,), mark, dtype=dtype, device=DEVICE)
+        self.tensors.append((memory, memory[margin : margin + n]))
+        return self.tensors[-1][1].view(shape)
+
+    def check(self) -> None:
+        for memory, inner in self.tensors:
+            untouched = (memory == -7) | memory.isnan()
+            assert not untouched[4096:-4096].any(), f"{inner.numel()} elements of {inner.dtype}: some were not written"
+            assert untouched[:4096].all()
+            assert untouched[-4096:].all()

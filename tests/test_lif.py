@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 import torch
-from lif_cases import DEVICE, OPCHECK, OPTIONS, case, gradients, leaves, neuron, require_gradients, require_spikes
+from lif_cases import (
+    DEVICE,
+    OPCHECK,
+    OPTIONS,
+    Guarded,
+    case,
+    gradients,
+    leaves,
+    neuron,
+    require_gradients,
+    require_spikes,
+)
 from torch import Tensor
 
 from fastsnn.kernels import contract, lif, philox, reference
@@ -146,27 +157,6 @@ def test_empty_batches(shape: tuple[int, ...]) -> None:
     assert (spikes.shape, v.shape) == (shape, shape[1:])
     (grad,) = torch.autograd.grad(spikes.sum() + v.sum(), current)
     assert grad.shape == shape
-
-
-class Guarded:
-    """Tensors within larger memory; ``check`` finds what was left unwritten, and writes on either side."""
-
-    def __init__(self) -> None:
-        self.tensors: list[tuple[Tensor, Tensor]] = []
-
-    def __call__(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        margin, n = 4096, torch.Size(shape).numel()
-        mark = -7 if dtype == torch.int32 else torch.nan
-        memory = torch.full((2 * margin + n,), mark, dtype=dtype, device=DEVICE)
-        self.tensors.append((memory, memory[margin : margin + n]))
-        return self.tensors[-1][1].view(shape)
-
-    def check(self) -> None:
-        for memory, inner in self.tensors:
-            untouched = (memory == -7) | memory.isnan()
-            assert not untouched[4096:-4096].any(), f"{inner.numel()} elements of {inner.dtype}: some were not written"
-            assert untouched[:4096].all()
-            assert untouched[-4096:].all()
 
 
 @pytest.mark.parametrize("pack", [False, True])

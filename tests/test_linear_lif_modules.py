@@ -1,0 +1,193 @@
+"""Linear + LIF in Triton as torch has it: the choice of a path, graphs, autocast, modules, what is refused."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from lif_cases import DEVICE, OPCHECK, leaves, linear_case, neuron
+from spikingjelly.activation_based import layer as sj_layer
+from spikingjelly.activation_based import neuron as sj_neuron
+from spikingjelly.activation_based import surrogate as sj_surrogate
+from torch import nn
+
+from fastsnn import LIFParameters, LinearLIF
+from fastsnn import linear_lif as public_linear_lif
+from fastsnn.kernels import contract, linear_lif, planes
+
+PATHS = ("fused", "library")
+
+# Compute capability, whether x is spikes, weights in half precision -> the largest K that is fused.
+CHOICES = [
+    (61, True, False, 128),
+    (61, False, False, 128),
+    (75, True, True, 128),
+    (80, True, False, 10**6),
+    (80, False, False, 10**6),
+    (90, False, False, 10**6),
+    (90, True, True, 1024),
+    (86, True, False, 512),
+    (89, False, False, 128),
+    (120, False, True, 1024),
+]
+
+
+@pytest.mark.parametrize(("sm", "spikes", "half", "largest"), CHOICES)
+def test_the_path_is_chosen_by_k(
+    sm: int, spikes: bool, half: bool, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planes, "capability", lambda device: sm)
+    x = torch.empty(1, 1, 1, dtype=torch.uint8 if spikes else torch.float32)
+    for K, expected in ((largest, "fused"), (largest + 1, "library" if largest < 10**6 else "fused")):
+        weight = torch.empty(3, K, dtype=torch.float16 if half else torch.float32, device="meta")
+        assert linear_lif.choose_path("auto", x, weight) == expected
+        assert [linear_lif.choose_path(path, x, weight) for path in PATHS] == list(PATHS)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_path_that_is_asked_for_runs(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the function and the module, forward and backward."""
+    ran = []
+    for module, name in ((linear_lif, "linear_lif_forward"), (linear_lif, "library_forward"), (planes, "matmul")):
+        call = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, call=call, name=name: (ran.append(name), call(*a))[1])
+    x, weight, *_ = (tensor.to(DEVICE) for tensor in linear_case(3, 2, 7, 4))
+    spikes, _ = public_linear_lif(x, weight.requires_grad_(), backend="triton", path=path)
+    spikes.sum().backward()
+    forward, backward = f"{path}_forward" if path == "library" else "linear_lif_forward", ["matmul"] * (path == "fused")
+    assert ran == [forward, *backward]
+    LinearLIF(7, 4, backend="triton", path=path, device=DEVICE)(x)
+    assert ran == [forward, *backward, forward]
+
+
+def test_unknown_paths_are_refused() -> None:
+    x, weight, *_ = linear_case(3, 2, 7, 4)
+    with pytest.raises(ValueError, match="path is 'cublas'; backend triton allows: auto, fused, library"):
+        public_linear_lif(x.to(DEVICE), weight.to(DEVICE), backend="triton", path="cublas")
+    with pytest.raises(ValueError, match="path is 'cublas'; allowed: auto, fused, library"):
+        linear_lif.linear_lif(x.to(DEVICE), weight.to(DEVICE), path="cublas", **neuron())
+    with pytest.raises(ValueError, match="path is 'fused'; backend torch allows: auto"):
+        public_linear_lif(x, weight, backend="torch", path="fused")
+
+
+def test_the_librarys_precision_is_put_back() -> None:
+    settings = torch.backends.cuda.matmul
+    name = "fp32_precision" if hasattr(settings, "fp32_precision") else "allow_tf32"
+    before = getattr(settings, name)
+    with linear_lif.full_precision(DEVICE):
+        assert getattr(settings, name) in ("ieee", False)
+    assert getattr(settings, name) == before
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), linear_lif.full_precision(DEVICE):
+        torch.mm(torch.ones(2, 3), torch.ones(2, 3))
+    assert getattr(settings, name) == before
+
+
+@OPCHECK
+@pytest.mark.parametrize("path", PATHS)
+def test_operator_passes_opcheck(path: str) -> None:
+    x, weight, bias, v_init, *_ = (tensor.to(DEVICE) for tensor in linear_case(4, 2, 5, 3))
+    run = linear_lif.linear_lif_op
+    torch.library.opcheck(run, (*leaves(x, weight, bias, v_init), None, 4, False, True, path), neuron(v_reset=None))
+    # opcheck adds up outputs, and fails where the first is of integers; a compiled network is in test_packed.py.
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
+    words, carrier = torch.zeros(1, 2, 5, dtype=torch.int32, device=DEVICE), torch.zeros(4, 2, 5, device=DEVICE)
+    arguments = (words, *leaves(weight), None, None, *leaves(carrier), 4, True, True, path)
+    torch.library.opcheck(run, arguments, neuron(), test_utils=utils)
+    torch.library.opcheck(run, (x > 0, weight, bias, None, None, 4, False, False, path), neuron(v_reset=-0.3))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_compiled_network(path: str) -> None:
+    """One graph of modules, the same results; and under autocast."""
+    x, grad = (
+        linear_case(6, 2, 5, 5)[0].to(DEVICE),
+        torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE),
+    )
+    layers = [LinearLIF(K, N, backend="triton", path=path, device=DEVICE) for K, N in ((5, 70), (70, 3))]
+    net = nn.Sequential(*layers)
+    results = []
+    for run in (net, torch.compile(net, backend="aot_eager", fullgraph=True)):
+        spikes = run(4 * x)
+        results.append((spikes, *torch.autograd.grad(spikes, list(net.parameters()), grad)))
+    contract.require(*(contract.same_bits(str(i), *pair) for i, pair in enumerate(zip(*results, strict=True))))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(dtype: torch.dtype, path: str) -> None:
+    """As in nn.Linear the product is in autocast's dtype; the result is that of operands which were rounded to it."""
+    x, weight, bias, v_init, grad_spikes, _ = (tensor.to(DEVICE) for tensor in linear_case(9, 3, 17, 19))
+    results = []
+    for cast in (True, False):
+        inputs = leaves(x, weight, bias)
+        operands = inputs if cast else tuple(tensor.to(dtype) for tensor in inputs)
+        with torch.autocast(DEVICE.type, dtype, enabled=cast):
+            spikes, v = public_linear_lif(*operands, v_init=v_init, backend="triton", path=path)
+            # PyTorch advises against a backward pass in here; it must be right all the same.
+            grads = torch.autograd.grad(spikes, inputs, grad_spikes.to(dtype))
+        results.append((spikes, v, *grads))
+    assert [tensor.dtype for tensor in results[0]] == [dtype] + 4 * [torch.float32]
+    contract.require(*(contract.same_bits(str(i), *pair) for i, pair in enumerate(zip(*results, strict=True))))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_backward_pass_under_autocast(path: str) -> None:
+    """Forward outside of it: its products are those of fp32."""
+    x, weight, _, _, grad_spikes, _ = (tensor.to(DEVICE) for tensor in linear_case(9, 3, 17, 19))
+    inputs = leaves(x, weight)
+    spikes, _ = linear_lif.linear_lif(*inputs, path=path, **neuron())
+    expected = torch.autograd.grad(spikes, inputs, grad_spikes, retain_graph=True)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        found = torch.autograd.grad(spikes, inputs, grad_spikes)
+    contract.require(*(contract.same_bits(*row) for row in zip(("x", "weight"), found, expected, strict=True)))
+
+
+def test_modules_are_copied_pickled_and_called_with_other_weights() -> None:
+    options: dict[str, Any] = {"neuron": LIFParameters(tau=3.0), "backend": "triton", "path": "library", "packed": True}
+    net, x = LinearLIF(7, 4, device=DEVICE, **options), 3 * linear_case(5, 2, 7, 4)[0].to(DEVICE)
+    expected = net(x)
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert repr(twin) == repr(net)
+        assert "tau=3.0" in repr(net)
+        assert "packed=True, path='library'" in repr(net)
+        contract.require(contract.same_bits("words", twin(x).words, expected.words))
+    weights = {name: torch.ones_like(tensor) for name, tensor in net.named_parameters()}
+    found = torch.func.functional_call(net, weights, (x,))
+    net.load_state_dict(weights)
+    contract.require(contract.same_bits("words", found.words, net(x).words))
+    assert not torch.equal(found.words, expected.words)
+
+
+def test_weights_of_spikingjellys_pair() -> None:
+    """layer.Linear and LIFNode: their weights load, spikes and gradients are theirs."""
+    atan = sj_surrogate.ATan()
+    pair = nn.Sequential(
+        sj_layer.Linear(17, 19, step_mode="m"), sj_neuron.LIFNode(tau=2.0, surrogate_function=atan, step_mode="m")
+    )
+    x, weight, bias, _, grad_spikes, _ = linear_case(9, 3, 17, 19, dyadic=True)
+    pair[0].load_state_dict({"weight": weight, "bias": bias})
+    ours = LinearLIF(17, 19, backend="triton", device=DEVICE)
+    ours.load_state_dict(pair[0].state_dict())
+    expected, spikes = pair(x), ours(x.to(DEVICE))
+    contract.require(contract.same_bits("spikes", spikes, expected))
+    found = torch.autograd.grad(spikes, list(ours.parameters()), grad_spikes.to(DEVICE))
+    wanted = torch.autograd.grad(expected, list(pair.parameters()), grad_spikes)
+    rows = zip(("weight", "bias"), found, (grad.double() for grad in wanted), strict=True)
+    contract.require(*(contract.gradient_error(*row) for row in rows))
+
+
+def test_refusals() -> None:
+    x, weight, *_ = (tensor.to(DEVICE) for tensor in linear_case(3, 2, 7, 4))
+    with pytest.raises(TypeError, match="weight has dtype int8; backend triton allows: float32, float16, bfloat16"):
+        linear_lif.linear_lif(x, weight.to(torch.int8), **neuron())
+    with pytest.raises(TypeError, match="x has dtype float64; backend triton allows"):
+        linear_lif.linear_lif(x.double(), weight, **neuron())
+    with pytest.raises(ValueError, match=r"x has shape \[3, 2, 0\]; allowed: .* T and K at least 1"):
+        public_linear_lif(x[..., :0], weight[:, :0], backend="triton")
+
+
+def test_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsnn.kernels._triton.INTERPRETED", False)
+    with pytest.raises(ValueError, match=r"x is on cpu; allowed: .* TRITON_INTERPRET=1 in the environment"):
+        linear_lif.linear_lif(torch.zeros(2, 1, 3), torch.zeros(4, 3), **neuron())
