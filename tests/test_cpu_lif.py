@@ -208,7 +208,7 @@ def test_an_empty_batch_has_zero_gradients() -> None:
     assert [grad.shape for grad in grads] == [(7, 41), (7,)]
 
 
-# opcheck copies its inputs, so that they are no leaves, and torch hides what it then says of .grad only from the screen.
+# opcheck looks at .grad of copies of its inputs, which are no leaves; torch hides that warning from the screen alone.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 def test_operators_pass_opcheck() -> None:
     current, v_init, *_ = case(4, 2, 3)
