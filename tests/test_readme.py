@@ -11,7 +11,7 @@ from run_tools import Command
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(?:<!-- ([^>]+?) -->\s*)?^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-NOT_RUN = ("command: ", "needs: ")
+NOT_RUN = ("command: ", "needs: ", "numbers: ")
 
 
 def blocks(name: str) -> list[tuple[str, str, str]]:

@@ -291,8 +291,8 @@ def test_dragging_and_playing_move_it_too(page: Any) -> None:
     raster, button = page.find_element("id", "raster"), page.find_element("id", "play")
     ActionChains(page).move_to_element(raster).click_and_hold().move_by_offset(60, 0).release().perform()
     middle = int(page.find_element("id", "now").text.split()[1])
-    width = raster.size["width"]
-    assert middle == int((width / 2 + 60 - 110) / ((width - 110) / T))
+    width, left = raster.size["width"], page.execute_script("return LEFT")
+    assert middle == int((width / 2 + 60 - left) / ((width - left) / T))
     button.click()
     assert button.text == "Pause"
     WebDriverWait(page, 10).until(lambda _: int(page.find_element("id", "now").text.split()[1]) > middle)

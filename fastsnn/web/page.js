@@ -7,7 +7,7 @@ const slider = document.getElementById("time");
 const raster = document.getElementById("raster");
 const T = activity.potential.length;
 
-const LEFT = 110; // of the raster: room for what a layer is called
+const LEFT = 128; // of the raster: room for what a layer is called
 const GAP = 14; // between layers
 const AXIS = 40; // below them
 
