@@ -37,7 +37,7 @@ class Effort:
         return max(self.least, min(self.most, int(self.seconds / max(one_round, 1e-9))))
 
 
-EFFORTS = {"tiny": Effort(0.0, 1, 1), "quick": Effort(2.0, 3, 15), "full": Effort(8.0, 5, 30)}
+EFFORTS = {"tiny": Effort(0.0, 1, 1), "quick": Effort(2.0, 3, 15), "full": Effort(8.0, 7, 30)}
 
 
 @dataclass

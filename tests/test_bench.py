@@ -226,5 +226,11 @@ def test_everything_runs_in_its_smallest_form(tmp_path: Path) -> None:
         assert own is not None
         assert own.implementation == "fastsnn-numba"
         assert all(r.status in ("measured", "computed") for r in measured.of(name)), name
+    for r in (r for r in measured.rows if r.status == "measured" and r.case["subject"] != "end_to_end"):
+        assert r.first_seconds is not None
+        assert (r.peak_memory is None) is (machine.platform.system() != "Linux")
+        assert (r.share_of_bandwidth or r.share_of_flops or 0) > 0 or r.case["subject"] == "rate_step"
+    assert {"commit", "python", "torch", "numba"} <= set(measured.environments[measured.rows[0].environment])
+    assert min(measured.machine["peak_bandwidth"], measured.machine["peak_flops"]) > 0
     assert measured.machine["device"] == machine.device_name(CPU)
     assert page.SECTIONS["rate_step"][0] in page.text([measured])
