@@ -81,8 +81,7 @@ def _checked_ids(sample_ids: Tensor | None, images: Tensor) -> Tensor:
 def _thresholds(images: Tensor) -> Tensor:
     """Pixels [B, P] -> q int64 [B, P], the spike probability in units of 1 / 65536."""
     if images.dtype == torch.uint8:
-        levels = images.to(torch.int64)
-        return torch.where(levels == 255, philox.ALWAYS, 257 * levels)
+        return philox.thresholds(images)
     if not images.is_floating_point():
         raise TypeError(f"images has dtype {images.dtype}; allowed: torch.uint8, or floating point in [0, 1]")
     if not ((images >= 0) & (images <= 1)).all():

@@ -39,6 +39,12 @@ def philox4x32(seed: int, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, rounds
     return c0, c1, c2, c3
 
 
+def thresholds(pixels: Tensor) -> Tensor:
+    """q int64 of pixels uint8 of any shape: 257 k, and ALWAYS for 255."""
+    levels = pixels.to(torch.int64)
+    return torch.where(levels == 255, ALWAYS, 257 * levels)
+
+
 def poisson_words(q: Tensor, T: int, seed: int, epoch: int, stream: int, sample_ids: Tensor) -> Tensor:
     """Packed spikes int32 [ceil(T/32), B, P] for thresholds ``q`` int64 [B, P] of samples ``sample_ids`` int64 [B]."""
     B, P = q.shape

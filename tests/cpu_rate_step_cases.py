@@ -33,9 +33,7 @@ def parameters(pixels: int = PIXELS, classes: int = CLASSES, has_bias: bool = Tr
 
 
 def encoded(images: Tensor, ids: Tensor, T: int, epoch: int, stream: int) -> Tensor:
-    levels = images[ids].long()
-    q = torch.where(levels == 255, philox.ALWAYS, 257 * levels)
-    return philox.unpack(philox.poisson_words(q, T, SEED, epoch, stream, ids), T)
+    return philox.unpack(philox.poisson_words(philox.thresholds(images[ids]), T, SEED, epoch, stream, ids), T)
 
 
 def train_reference(
