@@ -7,7 +7,8 @@ const slider = document.getElementById("time");
 const raster = document.getElementById("raster");
 const T = activity.potential.length;
 
-const LEFT = 128; // of the raster: room for what a layer is called
+// Left of the raster there is room for what layers and classes are called.
+const LEFT = activity.classes.some((name) => name.length > 3) ? 128 : 100;
 const GAP = 14; // between layers
 const AXIS = 40; // below them
 
@@ -167,7 +168,7 @@ function showOutput(t) {
     potential.textContent = activity.potential[t][neuron].toFixed(2) + (fires ? " fires" : "");
     potential.className = fires ? "fires" : "";
     number.textContent = counts[t][neuron];
-    bar.style.width = `${(140 * counts[t][neuron]) / T}px`;
+    bar.style.width = `${(100 * counts[t][neuron]) / T}px`;
   });
 }
 
