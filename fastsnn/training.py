@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numba
 import torch
 from torch import Tensor, nn
 
@@ -129,21 +130,20 @@ def use_threads(threads: int | None, backend: str, resumed: bool = False) -> int
     if threads > available:
         raise ValueError(f"threads is {threads}; allowed: 1 to {available}, the cores of this machine")
     torch.set_num_threads(threads)
-    if backend == "numba":
-        import numba
-
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     return threads
 
 
 @contextmanager
 def _settings_kept() -> Iterator[None]:
-    """Give the caller back the settings of torch that a run changes for the whole process."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    """Give the caller back the settings that a run changes for the whole process."""
+    threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        numba.set_num_threads(numba_threads)
         if torch.are_deterministic_algorithms_enabled() != deterministic:
             torch.use_deterministic_algorithms(deterministic)  # imports torch's compiler, even to change nothing
 

@@ -1,5 +1,8 @@
 """fastsnn.train and evaluate: the same bits after any interruption, and what goes wrong is said."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +165,26 @@ def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture
     assert capfd.readouterr() == ("", "")
     assert history.run == tmp_path / "run"
     assert (history.backend, history.step, history.device, len(history.epochs)) == ("torch", "autograd", "cpu", 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"backend": "numba"}], ids=str)
+def test_torch_computes_on_as_many_threads_as_are_asked_for(options: dict[str, Any]) -> None:
+    """In a new process: Numba, when it starts, sets the number of OpenMP's threads, which is torch's."""
+    program = (
+        "import sys, tempfile, torch, numba, fastsnn\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from run_tools import small\n"
+        "class Watch(fastsnn.Monitor):\n"
+        "    def epoch(self, metrics): seen.append((torch.get_num_threads(), numba.get_num_threads()))\n"
+        "seen, torch_threads = [], torch.get_num_threads()\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        f"    fastsnn.train(small(Path(folder), epochs=1, **{options}), monitor=Watch())\n"
+        "assert seen == [(1, 1)], seen\n"
+        "assert torch.get_num_threads() == torch_threads\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program, str(Path(__file__).parent)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(cores())})
 
 
 def test_the_callers_settings_of_torch_are_kept(tmp_path: Path) -> None:

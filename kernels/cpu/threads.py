@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
@@ -27,6 +28,11 @@ FAILED = -(1 << 62)
 """Arrivals where a worker failed: fewer than none, whoever arrives after that."""
 
 _yield = ctypes.windll.kernel32.SwitchToThread if os.name == "nt" else ctypes.CDLL(None).sched_yield
+# Starting Numba's threads sets OpenMP's number of threads, which is torch's as well: torch keeps the one that it has.
+_torch_threads = torch.get_num_threads()
+numba.get_num_threads()
+torch.set_num_threads(_torch_threads)
+
 binding.add_symbol("fastsnn_yield", ctypes.cast(_yield, ctypes.c_void_p).value)
 
 
