@@ -97,7 +97,7 @@ def linear_lif_forward(
     T, B, K = x.shape
     N = weight.shape[0]
     constants = planes.arithmetic(x.device, weight.dtype)
-    options = planes.tile_options(x.device, x.dtype, constants)
+    options = planes.tile_options(x.device, x.dtype, constants, K, N)
     steps, block_n = choose_tile(T, B, N, options["BLOCK_N"], x.device)
     packed = spikes.dtype == torch.int32
     panel = max(planes.PANEL_BYTES // (6 * K) // 128, 1) * 128 if constants["PLANES"] == 3 else N
@@ -137,4 +137,6 @@ def choose_tile(T: int, B: int, N: int, block_n: int, device: torch.device) -> t
 
     steps = [s for s in (128, 64, 32) if s < 2 * T and s * B < 2**31] or [max(triton.next_power_of_2(T), 2)]
     blocks = [b for b in (128, 64, 32, 16) if b <= block_n and (b < 2 * N or b == 16)]
-    return min(((s, b) for s in steps for b in blocks), key=lambda tile: work(*tile))
+    # At most 1024 lanes, 4 a thread: the addresses of more would spill. Few steps make many lanes, a sample each.
+    tiles = [(s, b) for s in steps for b in blocks if ROWS // s * b <= 1024]
+    return min(tiles, key=lambda tile: work(*tile))

@@ -54,16 +54,19 @@ def arithmetic(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return {"PLANES": planes, "ROUNDED": rounded, "OPERAND": tl.float32 if INTERPRETED else rounded}
 
 
-def tile_options(device: torch.device, left: torch.dtype | None, constants: dict[str, Any]) -> dict[str, Any]:
+def tile_options(
+    device: torch.device, left: torch.dtype | None, constants: dict[str, Any], *strides: int
+) -> dict[str, Any]:
     """Whether a left operand of dtype ``left`` (None: planes) is exact, and the tile (of ROWS rows) and launch options.
 
-    None of them spills.
+    ``strides`` are the operands'. None of the tiles spills: addresses of rows that are not aligned take registers, and
+    so do planes on sm_100.
     """
     exact = constants["PLANES"] == 1 or left in (torch.uint8, torch.bfloat16)
     sm = capability(device)
     if sm < 80:
         block_n, block_k, warps, stages = 64, 16, 8, 2
-    elif 90 <= sm < 120:
+    elif 90 <= sm < 120 and all(stride == 1 or stride % 16 == 0 for stride in strides) and (left or sm < 100):
         block_n, block_k, warps, stages = 128, 64 if exact else 32, 8, 3
     else:
         block_n, block_k, warps, stages = 64, 32, 8, 3
@@ -73,6 +76,8 @@ def tile_options(device: torch.device, left: torch.dtype | None, constants: dict
         "BLOCK_K": block_k,
         "num_warps": warps,
         "num_stages": stages,
+        # A limit of 255 is none, but under one the compiler doesn't spill for the sake of a second block.
+        "maxnreg": 255 if sm >= 80 else None,
         "enable_fp_fusion": False,
     }
 
@@ -190,7 +195,9 @@ def matmul(left: Tensor, right: Tensor, out: Tensor) -> None:
     K = right.shape[1]
     planes, left_plane = (3, left.stride(0)) if left.dim() == 3 else (1, 0)
     constants = arithmetic(out.device, torch.float32)
-    options = tile_options(out.device, left.dtype if planes == 1 else None, constants)
+    strides = (*left.stride()[-2:], right.stride(1), *out.stride())
+    options = tile_options(out.device, left.dtype if planes == 1 else None, constants, *strides)
+    options["BLOCK_N"] = min(options["BLOCK_N"], max(triton.next_power_of_2(N), 16))
     tiles = triton.cdiv(M, ROWS) * triton.cdiv(N, options["BLOCK_N"])
     splits = max(min(multiprocessors(out.device) // tiles, K // (8 * options["BLOCK_K"])), 1)
     split_K = triton.cdiv(triton.cdiv(K, splits), options["BLOCK_K"]) * options["BLOCK_K"]
