@@ -91,7 +91,7 @@ def _bars(axis: Axes, rows: Sequence[Row], own: Row) -> None:
         axis.annotate(f" {three(median)} x", (max(1, high, median), position), va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
     axis.set_xscale("log")
-    _number(axis.xaxis)
+    _number(axis.xaxis, (1, 3))
     axis.tick_params(labelsize=8, labelbottom=True)
     axis.invert_yaxis()
     axis.axvline(1, color=COLOURS["fastsnn-numba"], linewidth=1)
@@ -145,15 +145,15 @@ def _lines(axis: Axes, found: Results, cases: Sequence[str]) -> None:
         )  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    _number(axis.yaxis)
+    _number(axis.yaxis, (1, 2, 5))
     ticks = sorted({n for points in rows.values() for n, _ in points})
     axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _number(axis: Axis) -> None:
-    """Label a logarithmic axis 1, 2, 5, 10, ..."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def _number(axis: Axis, digits: Sequence[int]) -> None:
+    """Label a logarithmic axis with plain numbers that begin with these digits."""
+    axis.set_major_locator(LogLocator(subs=digits))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -50,7 +50,7 @@ How to read it:
 - **Memory** is what a call adds at its peak to what was allocated before it. CPU implementations on torch run at their
   fastest thread count.
 - **Share of peak** is the least traffic or arithmetic that the work needs, over what a copy or an fp32 matrix product
-  reaches on the same machine.
+  (on a CPU the faster of torch's and NumPy's) reaches on the same machine.
 - *Computed* is not measured: the row says from what.
 """
 HOW = """## How to measure
