@@ -24,6 +24,8 @@ from fastsnn.monitor import EpochMetrics
 CHANGEABLE_ON_RESUME = ("epochs", "data_dir", *PLACE)
 LEFT_OPEN = {"dataset": "auto", "device": "auto", "backend": "auto", "step": "auto", "threads": None}
 """Options whose value here means, on resume, the one that was chosen when the run began."""
+RELEASE = 1.0
+"""Seconds in which the system gives up the lock of a process that was just killed."""
 
 
 class Run:
@@ -74,7 +76,7 @@ class Run:
     def __enter__(self) -> "Run":
         if self._lock is not None:
             try:
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=RELEASE)
             except Timeout as error:
                 raise RunFolderError(f"run folder {self.path} is in use by another process") from error
             except OSError as error:
