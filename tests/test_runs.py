@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from run_tools import Command, assert_same_run, small
+from run_tools import Command, assert_same_run, metrics, small
 
 import fastsnn
 from fastsnn import checkpoint, training
@@ -26,6 +26,24 @@ def test_files_of_a_run(run: Path) -> None:
     assert recorded["environment"]["torch"] == str(torch.__version__)
     assert (recorded["backend"], recorded["device"], recorded["threads"]) == ("torch", "cpu", 1)
     assert not {"out", "name", "overwrite"} & recorded.keys()
+
+
+def test_tensorboard_shows_what_metrics_holds(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    (file,) = run.glob("events.out.tfevents.*")
+    seen = {
+        (event.step, value.tag): value.tensor.float_val[0]
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    }
+    expected = {
+        (int(row["epoch"]), name.replace("_", "/", 1)): float(row[name])
+        for row in metrics(run)
+        for name in row.keys() - {"epoch"}
+    }
+    assert expected.keys() == {key for key in seen if not key[1].endswith(("seconds", "per_second"))}
+    assert all(seen[key] == pytest.approx(value, rel=1e-6) for key, value in expected.items())
 
 
 def test_best_is_the_last_of_the_best_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
