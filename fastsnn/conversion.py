@@ -1,5 +1,6 @@
 """Run a SpikingJelly 0.0.0.0.14 network on fastsnn's kernels: replace its LIF layers, keep everything else."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -40,7 +41,7 @@ def accelerate(net: nn.Module, backend: str = "auto") -> tuple[nn.Module, list[R
     In every ``nn.Sequential``, however deeply nested, a linear layer followed by a ``LIFNode`` becomes one fused layer
     (and an ``nn.Identity`` where the neuron stood); every other ``LIFNode`` becomes a layer over given currents.
     Parameters stay the same objects under the same ``state_dict`` keys, so checkpoints load and optimizers go on.
-    Membrane potentials carry over between calls until ``functional.reset_net(net)``, as before.
+    Membrane potentials are kept, and carry over between calls until ``functional.reset_net(net)``, as before.
 
     Args:
         net: a network in multi-step mode (``functional.set_step_mode(net, 'm')``).
@@ -53,28 +54,29 @@ def accelerate(net: nn.Module, backend: str = "auto") -> tuple[nn.Module, list[R
     """
     report: list[Replacement] = []
     holder = nn.ModuleDict({"net": net})
-    _convert(holder, "", backend, report)
+    places = Counter(id(module) for _, module in net.named_modules(remove_duplicate=False))
+    _convert(holder, "", backend, report, places)
     return holder["net"], report
 
 
-def _convert(module: nn.Module, prefix: str, backend: str, report: list[Replacement]) -> None:
-    children = list(module.named_children())
+def _convert(module: nn.Module, prefix: str, backend: str, report: list[Replacement], places: Counter[int]) -> None:
+    children = [(name, child) for name, child in module._modules.items() if child is not None]
+    in_order = type(module).forward is nn.Sequential.forward
     for position, (name, child) in enumerate(children):
         full_name = f"{prefix}{name}".removeprefix("net.")
         if not _is_neuron(child):
-            _convert(child, f"{prefix}{name}.", backend, report)
+            _convert(child, f"{prefix}{name}.", backend, report, places)
             continue
-        if reason := _unconvertible(child):
+        if reason := _unconvertible(child, places[id(child)]):
             report.append(Replacement(full_name, "kept", reason))
             continue
-        neuron = _parameters_of(child)
         before_name, before = children[position - 1] if position else ("", None)
-        if isinstance(module, nn.Sequential) and _is_plain_linear(before):
-            setattr(module, before_name, _Fused(before, neuron, backend))
-            setattr(module, name, nn.Identity())
+        if in_order and _is_plain_linear(before):
+            setattr(module, before_name, _Fused(before, child, backend))
+            setattr(module, name, nn.Identity().train(child.training))
             report.append(Replacement(full_name, "fused", f"with {prefix}{before_name}".replace("net.", "", 1)))
         else:
-            setattr(module, name, _Stateful(neuron, backend))
+            setattr(module, name, _Stateful(child, backend))
             report.append(Replacement(full_name, "replaced"))
 
 
@@ -88,8 +90,8 @@ def _is_plain_linear(module: Any) -> TypeGuard[nn.Linear]:
     return plain and not module._forward_hooks and not module._forward_pre_hooks
 
 
-def _unconvertible(node: Any) -> str | None:
-    """Why a SpikingJelly neuron can't be replaced, or None."""
+def _unconvertible(node: Any, places: int) -> str | None:
+    """Why a SpikingJelly neuron that stands in so many places can't be replaced, or None."""
     if type(node).__name__ != "LIFNode":
         return f"it is a {type(node).__name__}, not a LIFNode"
     if node.step_mode != "m":
@@ -103,6 +105,8 @@ def _unconvertible(node: Any) -> str | None:
         return "its surrogate function does not spike (spiking=False)"
     if node._forward_hooks or node._forward_pre_hooks:
         return "it has forward hooks"
+    if places > 1:
+        return f"it stands in {places} places, which share its membrane potential"
     return None
 
 
@@ -119,13 +123,16 @@ def _parameters_of(node: Any) -> LIFParameters:
 
 
 class _Stateful(MemoryModule):  # type: ignore[misc]
-    """LIF neurons whose membrane potential ``v`` carries over from call to call until ``functional.reset_net``."""
+    """A LIFNode's neurons; their potential ``v`` carries over from call to call until ``functional.reset_net``."""
 
-    def __init__(self, neuron: LIFParameters, backend: str) -> None:
+    def __init__(self, node: Any, backend: str) -> None:
         super().__init__()
-        self.neuron, self.implementation = neuron, backend
+        self.neuron, self.implementation = _parameters_of(node), backend
         self.v: Tensor | None
         self.register_memory("v", None)
+        if isinstance(node.v, Tensor):
+            self.v = node.v
+        self.train(node.training)
 
     def forward(self, current: Tensor) -> Tensor:
         spikes, self.v = lif(current, self.neuron, self.v, self.implementation)
@@ -138,8 +145,8 @@ class _Stateful(MemoryModule):  # type: ignore[misc]
 class _Fused(_Stateful):
     """A linear layer and its LIF neurons; it holds the linear layer's own parameters."""
 
-    def __init__(self, linear: nn.Linear, neuron: LIFParameters, backend: str) -> None:
-        super().__init__(neuron, backend)
+    def __init__(self, linear: nn.Linear, node: Any, backend: str) -> None:
+        super().__init__(node, backend)
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:

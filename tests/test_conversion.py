@@ -88,6 +88,50 @@ def test_the_membrane_potential_carries_over_until_reset() -> None:
         assert torch.equal(converted(x), whole)
 
 
+def test_conversion_in_the_middle_of_a_sequence() -> None:
+    """Potentials, and whether the network trains or evaluates, are those of the original."""
+    original = network().eval()
+    x = (torch.rand(T, B, K) < 0.4).float()
+    with torch.no_grad():
+        original(x[:5])
+        converted, _ = fastsnn.accelerate(copy.deepcopy(original), "torch")
+        assert torch.equal(converted(x[5:]), original(x[5:]))
+    assert not any(module.training for module in converted.modules())
+
+
+def test_neurons_in_several_places_are_kept() -> None:
+    node, linear = neuron.LIFNode(step_mode="m"), nn.Linear(3, 3)
+    net, report = fastsnn.accelerate(nn.Sequential(linear, node, linear, node), "torch")
+    assert net[1] is net[3] is node
+    assert [(row.name, row.reason) for row in report] == [
+        (name, "it stands in 2 places, which share its membrane potential") for name in ("1", "3")
+    ]
+
+
+def test_a_linear_layer_in_several_places_stays_one() -> None:
+    linear = nn.Linear(3, 3)
+    net = nn.Sequential(linear, neuron.LIFNode(step_mode="m"), linear, neuron.LIFNode(step_mode="m"))
+    x = torch.rand(T, B, 3)
+    with torch.no_grad():
+        linear.weight.copy_(torch.rand(3, 3))
+        expected = net(x)
+        functional.reset_net(net)
+        net, report = fastsnn.accelerate(net, "torch")
+        assert torch.equal(net(x), expected)
+    assert [(row.name, row.outcome) for row in report] == [("1", "fused"), ("3", "fused")]
+    assert net[0].weight is net[2].weight is linear.weight
+
+
+def test_a_forward_of_its_own_is_not_fused_into() -> None:
+    class Skipping(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[1](x)
+
+    net, (row,) = fastsnn.accelerate(Skipping(nn.Linear(3, 3), neuron.LIFNode(step_mode="m")), "torch")
+    assert row.outcome == "replaced"
+    assert net(torch.ones(4, 1, 3)).shape == (4, 1, 3)
+
+
 @pytest.mark.parametrize(
     ("node", "reason"),
     [
