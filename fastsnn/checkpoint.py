@@ -54,7 +54,7 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} does not exist; is {path.parent} a run folder?") from error
     except Exception as error:  # damaged and foreign files make torch.load raise nearly anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
         raise RunFolderError(f"{path} is not a checkpoint that can be read: {reason}") from error
     return content
 

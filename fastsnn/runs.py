@@ -68,7 +68,7 @@ class Run:
         config = recorded_config(path)
         if changes is not None:
             config = _changed(config, changes)
-        state = checkpoint.load(path / "last.pt") if (path / "last.pt").exists() else None
+        state = _last_checkpoint(path) if (path / "last.pt").exists() else None
         if state is not None:
             _check_same_run(path, config, state)
         return cls(path, replace(config, out=path, overwrite=False), state, writable)
@@ -158,6 +158,20 @@ class Run:
         except OSError as error:
             kept = "; the previous file is intact" if path.exists() else ""
             raise RunFolderError(f"can't write {path}: {error.strerror or error}{kept}") from error
+
+
+def _last_checkpoint(run: Path) -> dict[str, Any]:
+    """What last.pt holds; where it can't be read, RunFolderError says whether best.pt can."""
+    try:
+        return checkpoint.load(run / "last.pt")
+    except RunFolderError as error:
+        try:
+            epoch = len(checkpoint.load(run / "best.pt")["history"])
+        except RunFolderError:
+            raise error from error.__cause__
+        raise RunFolderError(
+            f"{error}; best.pt beside it is sound: copied over last.pt, it lets the run go on from epoch {epoch}"
+        ) from error
 
 
 def _make_folder(path: Path, exist_ok: bool) -> Path:

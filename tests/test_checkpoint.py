@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from run_tools import Command, assert_same, small
+from run_tools import Command, assert_same, assert_same_end, small
 
 import fastsnn
 from fastsnn import checkpoint
@@ -90,6 +90,24 @@ def test_a_file_of_something_else(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "last.pt")
     with pytest.raises(RunFolderError, match=r"last\.pt is not a checkpoint that can be read: it holds something else"):
         checkpoint.load(tmp_path / "last.pt")
+
+
+def test_best_stands_in_for_a_damaged_last(run: Path, tmp_path: Path) -> None:
+    last, best = run / "last.pt", run / "best.pt"
+    last.write_bytes(last.read_bytes()[:900])
+    epoch = len(checkpoint.load(best)["history"])
+    with pytest.raises(
+        RunFolderError, match=rf"last\.pt is not .*; best\.pt beside it is sound: .*from epoch {epoch}$"
+    ):
+        fastsnn.train(resume=run)
+    shutil.copyfile(best, last)
+    fastsnn.train(small(run, epochs=3), resume=run)
+    fastsnn.train(small(tmp_path / "whole", epochs=3))
+    assert_same_end(run, tmp_path / "whole")
+    for path in (last, best):
+        path.write_bytes(b"")
+    with pytest.raises(RunFolderError, match=r"last\.pt is not a checkpoint that can be read: [^;]*$"):
+        fastsnn.evaluate(run)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
