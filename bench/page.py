@@ -63,8 +63,9 @@ python -m bench.report
 ```
 
 `--quick` measures fewer cases and `--cases` and `--peers` choose; a name that there is not lists those that there are.
-`bench/gpu_machine.sh` does it all on a GPU machine without network. MNIST is read from `$FASTSNN_DATA`; without it
-scikit-learn's digits stand in, and the row says so.
+`bench/gpu_machine.sh` does it all on a GPU machine without network; its `results.json` belongs into `bench/results/`
+under the card's name. MNIST is read from `$FASTSNN_DATA`; without it scikit-learn's digits stand in, and the row says
+so.
 """
 
 
