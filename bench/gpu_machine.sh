@@ -57,7 +57,7 @@ export -f install
 # measure NAME LIMIT PATH: the benchmarks in PATH, into one results file.
 measure() { step "$1" "$2" "$python" -m pytest "$3" -q --benchmark-only ${quick:+"$quick"} --results "$out/results.json"; }
 
-# Every kernel at a small shape; without a caching allocator every tensor has bounds of its own.
+# The kernels that the benchmarks run, at small shapes; without a caching allocator every tensor has bounds of its own.
 sanitize() {
     step "sanitizer-$1" "$2" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
         compute-sanitizer --tool "$1" --target-processes application-only --error-exitcode 1 \
