@@ -262,7 +262,7 @@ def _class_ticks(axis: Any, recording: Recording) -> None:
     for neuron, name in enumerate(names):
         label, predicted = _roles(sample, neuron)
         # Below each other along x: beside each other the words of neighbouring neurons would touch.
-        texts.append(f"{label or predicted} {name}" if vertical else f"{name}\n{label}\n{predicted}".rstrip())
+        texts.append(f"{label or predicted} {name}" if vertical else "\n".join(filter(None, (name, label, predicted))))
     axis.set_ticks(range(len(names)), texts, fontsize="small", **({} if vertical else _slanted(names)))
     axis.get_ticklabels()[sample.label].set(color="C1", fontweight="bold")
 

@@ -162,7 +162,7 @@ def render(figure: Figure, format: str, small: bool = False) -> bytes:
     figure.savefig(buffer, format=format, metadata={"Title": title})
     if small and format == "png":
         image = Image.open(buffer).convert("RGB")
-        image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         metadata = PngImagePlugin.PngInfo()
         metadata.add_itxt("Title", title)
         buffer = io.BytesIO()
