@@ -59,8 +59,8 @@ def tile_options(
 ) -> dict[str, Any]:
     """Whether a left operand of dtype ``left`` (None: planes) is exact, and the tile (of ROWS rows) and launch options.
 
-    ``strides`` are the operands'. None of the tiles spills: addresses of rows that are not aligned take registers, and
-    so do planes on sm_100.
+    ``strides`` are the operands'. No tile spills: the addresses of rows that are not aligned take registers, as do
+    planes on sm_100 and numbers to be split on sm_120.
     """
     exact = constants["PLANES"] == 1 or left in (torch.uint8, torch.bfloat16)
     sm = capability(device)
@@ -69,7 +69,7 @@ def tile_options(
     elif 90 <= sm < 120 and all(stride == 1 or stride % 16 == 0 for stride in strides) and (left or sm < 100):
         block_n, block_k, warps, stages = 128, 64 if exact else 32, 8, 3
     else:
-        block_n, block_k, warps, stages = 64, 32, 8, 3
+        block_n, block_k, warps, stages = 64, 32 if exact or sm < 120 else 16, 8, 3
     return {
         "LEFT_EXACT": exact,
         "BLOCK_N": block_n,
