@@ -186,6 +186,8 @@ def _settle(
 
     if pause or die_at:
         _watch_writes(folder / "phase", pause, die_at, times)
+    # A shell's background jobs ignore Ctrl-C, and so would these.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if ignored:
         signal.signal(ignored, signal.SIG_IGN)
     if file_limit:

@@ -126,6 +126,7 @@ class Interrupt:
         if name == module:
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 sys.meta_path.insert(0, Interrupt())
 from fastsnn.__main__ import main
 main()
