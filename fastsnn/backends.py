@@ -82,12 +82,15 @@ def cuda_unusable(index: int = 0) -> str | None:
     if index >= torch.cuda.device_count():
         return f"there is no cuda:{index}; allowed: cuda:0 to cuda:{torch.cuda.device_count() - 1}"
     try:
-        # Pascal is listed as available by builds that carry no code for it: only running something tells.
+        # A card is listed as available by builds that carry no code for it: only running something tells.
         torch.ones(1, device=f"cuda:{index}").add(1).item()
     except RuntimeError as error:
         name = torch.cuda.get_device_name(index)
         major, minor = torch.cuda.get_device_capability(index)
-        advice = f"; torch {torch.__version__} has no code for it: {PASCAL_PIP}" if major < 7 else ""
+        advice = ""
+        if "no kernel image" in str(error):
+            pip = PASCAL_PIP if (major, minor) < (7, 5) else "pip install --upgrade torch torchvision"
+            advice = f"; torch {torch.__version__} has no code for it: {pip}"
         return f"{name} (sm_{major}{minor}) failed to run a kernel ({str(error).splitlines()[0]}){advice}"
     return None
 

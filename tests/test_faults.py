@@ -4,16 +4,17 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from child import Child, Server
-from run_tools import arguments, assert_same_end, metrics, small
+from run_tools import Command, arguments, assert_same_end, metrics, small
 
 import fastsnn
-from fastsnn import checkpoint
+from fastsnn import backends, checkpoint
 
 
 def assert_refused(child: Child, *said: str) -> None:
@@ -140,3 +141,54 @@ def test_the_terminal_is_closed(server: Server, run: Path, tmp_path: Path) -> No
     child = server.start(tmp_path, "train", "--resume", run, "--epochs", 5000, terminal=0.5)
     assert child.wait() == 129
     assert_goes_on(server, run, tmp_path, epochs=len(metrics(run)) + 1)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, tuple[int, int]], None]]:
+    """A GPU that torch lists as available and has no code for."""
+    ones = torch.ones
+
+    def no_code(*arguments: Any, device: Any = "cpu", **options: Any) -> torch.Tensor:
+        if str(device).startswith("cuda"):
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore lines")
+        return ones(*arguments, device=device, **options)
+
+    def plug_in(name: str, capability: tuple[int, int]) -> None:
+        found = {"is_available": True, "device_count": 1, "get_device_name": name, "get_device_capability": capability}
+        for function, result in found.items():
+            monkeypatch.setattr(torch.cuda, function, lambda *_, result=result: result)
+        monkeypatch.setattr(torch, "ones", no_code)
+        backends.cuda_unusable.cache_clear()
+        backends.unusable.cache_clear()
+
+    yield plug_in
+    backends.cuda_unusable.cache_clear()
+    backends.unusable.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "pip"),
+    [
+        ("NVIDIA GeForce GTX 1070", (6, 1), "pip install torch==2.7.1 torchvision==0.22.1"),
+        ("NVIDIA X", (13, 0), "pip install --upgrade torch torchvision"),
+    ],
+)
+def test_a_card_that_this_torch_has_no_code_for(
+    name: str, capability: tuple[int, int], pip: str, card: Any, command: Command, tmp_path: Path
+) -> None:
+    """`auto` takes the CPU and says why; a device that was asked for is refused."""
+    card(name, capability)
+    options = arguments(epochs=1, optimizer="sgd")  # torch's Adam looks at the card, too, which is none
+    options.remove("--device")
+    options.remove("cpu")
+    code, stdout, stderr = command("train", *options, "--out", tmp_path / "run")
+    assert (code, stderr) == (0, "")
+    reason = (
+        f"{name} (sm_{capability[0]}{capability[1]}) failed to run a kernel (CUDA error: no kernel image is available "
+        f"for execution on the device); torch {torch.__version__} has no code for it: {pip}"
+    )
+    assert stdout.splitlines()[0] == f"not on the GPU: {reason}"
+    assert "on cpu" in stdout.splitlines()[1]
+    code, _, stderr = command("train", *options, "--device", "cuda", "--out", tmp_path / "other")
+    assert (code, stderr.count("\n")) == (1, 1)
+    assert reason in stderr
