@@ -60,7 +60,7 @@ def tile_options(
     """Whether a left operand of dtype ``left`` (None: planes) is exact, and the tile (of ROWS rows) and launch options.
 
     ``strides`` are the operands'. No tile spills: the addresses of rows that are not aligned take registers, as do
-    planes on sm_100 and numbers to be split on sm_120.
+    planes on sm_100 and numbers to be split on sm_86, 89 and 120.
     """
     exact = constants["PLANES"] == 1 or left in (torch.uint8, torch.bfloat16)
     sm = capability(device)
@@ -69,7 +69,7 @@ def tile_options(
     elif 90 <= sm < 120 and all(stride == 1 or stride % 16 == 0 for stride in strides) and (left or sm < 100):
         block_n, block_k, warps, stages = 128, 64 if exact else 32, 8, 3
     else:
-        block_n, block_k, warps, stages = 64, 32 if exact or sm < 120 else 16, 8, 3
+        block_n, block_k, warps, stages = 64, 32 if exact or sm not in (86, 89, 120) else 16, 8, 3
     return {
         "LEFT_EXACT": exact,
         "BLOCK_N": block_n,
@@ -77,7 +77,7 @@ def tile_options(
         "num_warps": warps,
         "num_stages": stages,
         # A limit of 255 is none, but under one the compiler doesn't spill for the sake of a second block.
-        "maxnreg": 255 if sm >= 80 else None,
+        "maxnreg": 255,
         "enable_fp_fusion": False,
     }
 
