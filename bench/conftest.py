@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bench import cases, machine, ours, peers, summary
 from bench.peers import remote
 from bench.race import Session
-from bench.results import FOLDER, Results
+from bench.results import FOLDER, Results, load
 from fastsnn import backends, data
 from fastsnn.training import cores
 
@@ -70,7 +70,11 @@ def bench_session(request: pytest.FixtureRequest) -> Iterator[Session]:
     option = request.config.option
     device = _device(request.config)
     size = option.grid
+    path = option.results or (FOLDER / f"{machine.slug(machine.device_name(device))}.json" if size == "full" else None)
+    if path is not None and path.exists():
+        load(path)  # a file that can't be merged with is refused before anything is measured
     results = Results(machine.describe(device, quick=size != "full"))
+    request.config.stash[summary.RESULTS] = results, path
     images, labels, name = _images(size)
     session = Session(
         device,
@@ -87,11 +91,14 @@ def bench_session(request: pytest.FixtureRequest) -> Iterator[Session]:
         if reason := ours.absent(backend, device):
             results.notes.append(f"{backend}: {reason}")
     yield session
-    path = option.results or (FOLDER / f"{machine.slug(results.machine['device'])}.json" if size == "full" else None)
-    if path is not None and results.rows:
-        results.write(path)
     session.close()
-    request.config.stash[summary.RESULTS] = results, path
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Keep what is measured case by case: a run that is stopped loses one."""
+    results, path = item.config.stash.get(summary.RESULTS, (None, None))
+    if results is not None and path is not None and results.rows:
+        results.write(path)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
