@@ -30,7 +30,7 @@ def poisson_encode(
         epoch: 0 to 2**32 - 1.
         stream: 0 for training, 1 for evaluation; up to 255.
         sample_ids: int64 [B], each image's number in its data set, 0 to 2**32 - 1; default 0 to B - 1.
-        packed: return the spikes packed along time instead.
+        packed: return the spikes packed along time instead; ``PackedSpikes(words, T)`` of them drives a layer.
 
     Returns:
         0 or 1, float32 [T, B, ...] on images' device; packed int32 [ceil(T / 32), B, ...], where bit i of word w
