@@ -38,12 +38,9 @@ def test_the_loss_curve_is_that_of_one_process(tmp_path: Path) -> None:
         [sys.executable, "-m", "fastsnn", *options, "--out", str(tmp_path / "one")], check=True, env=environment()
     )
     done = subprocess.run(
-        torchrun(*options, "--out", str(tmp_path / "two")),
-        check=True,
-        env=environment(),
-        capture_output=True,
-        text=True,
+        torchrun(*options, "--out", str(tmp_path / "two")), env=environment(), capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1/2") == 1, "one process speaks"
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 4
