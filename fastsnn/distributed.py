@@ -14,6 +14,7 @@ class Group:
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
+        self._buffers: dict[int, Tensor] = {}
 
     @classmethod
     def from_environment(cls) -> "Group":
@@ -45,7 +46,10 @@ class Group:
         """Replace each tensor by its sum over the processes, in the same order in every run."""
         if self.size == 1:
             return
-        flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+        parts = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+        # Kept until the group is left: a thread of gloo that were the last to hold a tensor would need Python's lock to
+        # free it, and the process group's destructor waits for that thread with the lock held.
+        flat = self._buffers.setdefault(parts.numel(), parts).copy_(parts)
         try:
             distributed.all_reduce(flat)
         except RuntimeError as error:

@@ -204,7 +204,6 @@ class _Trainer:
             test_data = self.step.prepare(self.data.test_images, self.data.test_labels)
             while self.progress.epoch <= config.epochs:
                 self._run_epoch(train_data, test_data)
-        self.group.highest(0, self.device)  # wait: what a process tears down others may still be using
         return History(folder.path, self.backend.name, self.step_name, str(self.device), self.history)
 
     def _run_epoch(self, train_data: Any, test_data: Any) -> None:

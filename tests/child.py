@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numba.np.ufunc.parallel
+
 
 class Server:
     """Forks children; as a context manager it ends with those that are left."""
@@ -134,6 +136,8 @@ def serve() -> None:
 
 def _run(request: dict[str, Any]) -> None:
     """In the child: run the command and end."""
+    # Forked processes share this lock of Numba's: one that was killed with it would stop all that follow.
+    numba.np.ufunc.parallel._set_init_process_lock()
     folder = Path(request["folder"])
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
