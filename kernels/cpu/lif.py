@@ -4,8 +4,8 @@
 
 Each worker walks the T steps with a block of neurons whose state stays in the first-level cache; spikes of the backward
 pass are recomputed from the saved membrane potential h [T, n], which inference does not store. Potentials are fp32 and
-bit-identical to ``kernels/reference.py``, the oracle. A linear layer's products are torch's own, and its currents
-become h in place. ``n`` is the number of neurons (all axes but time).
+bit-identical to ``kernels/reference.py``, the oracle. A linear layer's products are a library's (``products.py``), and
+its currents become h in place. ``n`` is the number of neurons (all axes but time).
 
 Registered as ``fastsnn::numba_lif`` and ``fastsnn::numba_linear_lif``. Kernels: ``cpu/lif_kernels.py``.
 Twins: ``lif.py``, ``linear_lif.py`` (Triton). Tests: ``tests/test_cpu_lif.py``.
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastsnn.kernels.cpu.lif_kernels import backward, forward
 from fastsnn.kernels.cpu.neuron import neuron_arguments
+from fastsnn.kernels.cpu.products import linear
 from fastsnn.kernels.cpu.threads import spread, workers_for
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -151,7 +152,7 @@ def linear_lif_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None, **neuron: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(spikes, v, h)."""
-    h = torch.nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    h = linear(x.float(), weight.float(), None if bias is None else bias.float())
     spikes, v, _ = _empty_linear_outputs(x, weight, bias, v_init)
     wide = spikes if spikes.dtype == torch.float32 else torch.empty(spikes.shape)
     run_forward(None, v_init, wide, v, h, neuron)
@@ -184,8 +185,8 @@ def _linear_lif_backward(
     rows = grad_current.reshape(-1, grad_current.shape[-1])
     needs_x, needs_weight, needs_bias, needs_v = ctx.needs_input_grad
     return (
-        (grad_current @ weight.float()).to(x.dtype) if needs_x else None,
-        (rows.T @ x.reshape(-1, x.shape[-1]).float()).to(weight.dtype) if needs_weight else None,
+        linear(grad_current, weight.float().T).to(x.dtype) if needs_x else None,
+        linear(rows.T, x.reshape(-1, x.shape[-1]).float().T).to(weight.dtype) if needs_weight else None,
         rows.sum(0).to(ctx.bias_dtype) if needs_bias else None,
         grad_v_init.to(ctx.v_dtype) if needs_v else None,
     )
