@@ -49,9 +49,7 @@ def test_table_is_that_of_the_list_and_nothing_survived() -> None:
     assert list(rows) == [mutation.fingerprint for mutation in MUTATIONS]
     for mutation in MUTATIONS:
         found = rows[mutation.fingerprint]
-        outcomes = (mutations.expected(mutation), mutations.NOT_RUN)
-        starts = tuple(f"| {mutation.name} | `{mutation.file}` | {outcome} |" for outcome in outcomes)
-        assert found.startswith(starts), found
+        assert found.startswith(f"| {mutation.name} | `{mutation.file}` | {mutations.expected(mutation)} |"), found
 
 
 def test_one_run_is_red_and_a_no_op_is_green() -> None:
