@@ -66,7 +66,7 @@ def grid(size: str, gpu: bool, cores: int) -> dict[str, Case]:
     if size == "tiny":
         return _named(_tiny())
     cases = [
-        Case("rate_step", "rate_step", 100, 64, (784, 10), steps=32 if gpu else 4),
+        Case("rate_step", "rate_step", 100, 64, (784, 10), steps=32),
         *_lif(1 << 20 if gpu else 1 << 16, 128 if gpu else 100),
         *_linear_lif((256, 1024, 4096, 16384) if gpu else (256, 512, 1024)),
         Case("mlp", "mlp", 100, 64, (784, 800, 10)),
@@ -116,11 +116,11 @@ def _scaling(gpu: bool, cores: int) -> list[Case]:
     """The reference job's step and linear+LIF with one dimension varied, against SpikingJelly's multi-step mode."""
     peers = ("spikingjelly-cupy" if gpu else "spikingjelly-multi",)
     sizes = (784, 10)
-    times = [Case(f"scaling-T-{T}", "rate_step", T, 64, sizes, steps=2, peers=peers) for T in (25, 50, 100, 200, 400)]
-    batches = [Case(f"scaling-B-{B}", "rate_step", 100, B, sizes, steps=2, peers=peers) for B in (16, 64, 256)]
+    times = [Case(f"scaling-T-{T}", "rate_step", T, 64, sizes, steps=16, peers=peers) for T in (25, 50, 100, 200, 400)]
+    batches = [Case(f"scaling-B-{B}", "rate_step", 100, B, sizes, steps=16, peers=peers) for B in (16, 64, 256)]
     widths = [Case(f"scaling-N-{N}", "linear_lif", 100, 16, (784, N), peers=peers) for N in (10, 100, 1000)]
     threads = [
-        Case(f"scaling-threads-{n}", "rate_step", 100, 64, sizes, steps=8, peers=("fastsnn-torch",), threads=n)
+        Case(f"scaling-threads-{n}", "rate_step", 100, 64, sizes, steps=64, peers=("fastsnn-torch",), threads=n)
         for n in thread_counts(cores)
     ]
     return times + batches + widths + ([] if gpu else threads)

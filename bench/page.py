@@ -43,7 +43,8 @@ How to read it:
   surrogate). Before anything is timed its spikes, its gradients and, where it trains, its weights after one step are
   held against the float64 reference, with the tolerances of `kernels/contract.py`. What fails is *refused*, not timed.
 - **Same load.** Ours and the peers run in turn, round by round, in one session. *x ours* is the median over rounds of
-  their time divided by ours in the same round, with its quartiles: above 1 they are slower.
+  their time divided by ours in the same round, with its quartiles: above 1 they are slower. Each waits a moment before
+  its turn, since a library's threads spin for a while after their own.
 - **Time** is the median over rounds, with quartiles; a call ends when the device is done. *First call* includes
   compilation and is in no other column. Numba's machine code comes from its cache where an earlier process left it;
   only the first call of *seconds to 92 %* begins with empty caches.

@@ -37,6 +37,8 @@ class Effort:
         return max(self.least, min(self.most, int(self.seconds / max(one_round, 1e-9))))
 
 
+REST = 0.05
+"""Seconds before each round: a library's threads go on spinning for a while after it, at the cost of whoever is next."""
 EFFORTS = {"tiny": Effort(0.0, 1, 1), "quick": Effort(2.0, 3, 15), "full": Effort(8.0, 7, 30)}
 
 
@@ -50,6 +52,7 @@ class Entrant:
 
     def take_turn(self) -> None:
         """One more round; where it breaks, the row says how and keeps no time."""
+        time.sleep(REST)
         try:
             self.seconds.append(self.work.timed())
         except Exception as error:
@@ -193,6 +196,7 @@ def _time(entrants: list[Entrant], effort: Effort, benchmark: BenchmarkFixture) 
             if entrant.row.status == "measured":
                 entrant.take_turn()
         torch.set_num_threads(own.work.threads)
+        time.sleep(REST)
 
     others_in_turn()
     one_round = own.work.timed() + sum(entrant.seconds.pop() for entrant in others if entrant.seconds)

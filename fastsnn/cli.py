@@ -9,20 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
-from rich.markup import escape
-from rich.table import Table
 
 import fastsnn
 from fastsnn.config import Config, read_yaml, recorded_config
 from fastsnn.errors import Interrupted
 from fastsnn.terminal import NO_READER, Output, TerminalMonitor
-
-if TYPE_CHECKING:
-    from fastsnn.verify import Report
 
 app = App(
     name="fastsnn",
@@ -121,7 +116,8 @@ def evaluate(
     as_json
         Print one JSON object.
     """
-    result = fastsnn.evaluate(run, backend=backend, device=device, data_dir=data_dir)
+    with output.status("evaluating"):
+        result = fastsnn.evaluate(run, backend=backend, device=device, data_dir=data_dir)
     if as_json:
         output.out(json.dumps(result))
         return
@@ -156,6 +152,7 @@ def verify(
     json_file
         Write what was found to this file, in the form that docs/gpus keeps.
     """
+    from fastsnn import tables
     from fastsnn import verify as harness
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
@@ -164,35 +161,11 @@ def verify(
         report = harness.verify(
             backend, device, quick, case, lambda row: status.update(f"{row.backend} on {row.device}: {row.group}")
         )
-    _print_verification(report, with_traceback=case is not None)
+    tables.verification(output, report, with_traceback=case is not None)
     if json_file is not None:
         json_file.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     if not report.ok:
         sys.exit(FAILURE)
-
-
-def _print_verification(report: "Report", with_traceback: bool) -> None:
-    columns = "backend", "device", "group", "cases", "worst / allowed", "explained", "verdict"
-    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
-    for row in report.rows:
-        if row.cases:
-            device = "interpreter" if row.mode == "interpreter" else row.device
-            verdict = "[green]ok[/]" if row.ok else "[red]FAIL[/]"
-            table.add_row(row.backend, device, row.group, str(row.cases), row.summary(), str(row.explained), verdict)
-    output.print(table)
-    for skipped in report.skipped:
-        output.print(f"{skipped.backend} did not run: {skipped.reason}", markup=False)
-    for (name, reason), cases in report.left_out().items():
-        output.print(f"{name}: {cases} cases left out: {reason}", markup=False)
-    for row in report.rows:
-        for failure in row.failures:
-            output.print(f"FAIL {row.backend} on {row.device}: {failure.case}: {failure.message}", markup=False)
-            output.print(f"  again: {failure.command}", markup=False)
-            if with_traceback and failure.traceback:
-                output.print(failure.traceback, markup=False)
-    cases, failed = sum(row.cases for row in report.rows), sum(len(row.failures) for row in report.rows)
-    output.print(f"{failed} of {cases} cases failed" if failed else f"all {cases} cases are correct", end=" ")
-    output.print(f"({sum(row.seconds for row in report.rows):.0f} s)")
 
 
 @app.command
@@ -204,6 +177,7 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
     as_json
         Print the findings as JSON.
     """
+    from fastsnn import tables
     from fastsnn.doctor import diagnose
     from fastsnn.environment import read_environment
 
@@ -211,13 +185,7 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
     if as_json:
         output.out(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        width = max(len(row.name) for row in rows)
-        colors = {"ok": "green", "note": "yellow", "problem": "red"}
-        for row in rows:
-            output.print(f"{row.name:<{width}}  [{colors[row.verdict]}]{row.verdict:<7}[/]  {escape(row.value)}")
-            if row.advice:
-                # On a line of its own, however long: a pip command that is cut in two can't be copied.
-                output.print(" " * (width + 11) + escape(row.advice))
+        tables.diagnosis(output, rows)
     if any(row.verdict == "problem" for row in rows):
         sys.exit(FAILURE)
 
