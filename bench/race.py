@@ -38,7 +38,7 @@ class Effort:
 
 
 REST = 0.05
-"""Seconds before each round: a library's threads go on spinning for a while after it, at the cost of whoever is next."""
+"""Seconds before each round: a library's threads go on spinning for a while after its own, at the cost of the next."""
 EFFORTS = {"tiny": Effort(0.0, 1, 1), "quick": Effort(2.0, 3, 15), "full": Effort(8.0, 7, 30)}
 
 

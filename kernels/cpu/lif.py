@@ -2,8 +2,9 @@
 
     current [T, ...] fp32, fp16 or bf16; v_init [...] or None  ->  spikes [T, ...] (current's dtype), v [...] (fp32)
 
-Each worker walks the T steps with a block of neurons whose state stays in the first-level cache; spikes of the backward
-pass are recomputed from the saved membrane potential h [T, n], which inference does not store. Potentials are fp32 and
+Each worker walks the T steps with a block of neurons whose state stays in the first-level cache. Memory is what costs,
+so backward computes the membrane potential h [T, n] again from the currents, a block at a time in the cache; after a
+linear layer, whose currents nobody else has, h takes their place and is kept instead. Potentials are fp32 and
 bit-identical to ``kernels/reference.py``, the oracle. A linear layer's products are a library's (``products.py``), and
 its currents become h in place. ``n`` is the number of neurons (all axes but time).
 
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn.kernels._triton import needs_gradient
 from fastsnn.kernels.cpu.lif_kernels import backward, forward
 from fastsnn.kernels.cpu.neuron import neuron_arguments
 from fastsnn.kernels.cpu.products import linear
@@ -47,22 +49,27 @@ def run_forward(
 
 
 def run_backward(
-    grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor,
+    grad_spikes: Tensor | None, grad_v: Tensor | None, source: Tensor, v_init: Tensor | None, is_h: bool,
     grad_current: Tensor, grad_v_init: Tensor, neuron: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Fill ``grad_current`` and ``grad_v_init`` (fp32, contiguous); a gradient of None is zero."""
+    """Fill ``grad_current`` and ``grad_v_init`` (fp32, contiguous); a gradient of None is zero.
+
+    ``source`` [T, ...] fp32 is h, or the current that started from ``v_init``.
+    """
     grad_v_init.zero_() if grad_v is None else grad_v_init.copy_(grad_v)
     n = grad_v_init.numel()
     if not n:
         return
     if grad_spikes is None:
-        grad_spikes = h.new_zeros(()).expand(h.shape)
+        grad_spikes = source.new_zeros(()).expand(source.shape)
     # A gradient that is the same at every time step, as of spikes.sum(0), is read from one row.
     rows = grad_spikes[:1] if grad_spikes.stride(0) == 0 else grad_spikes
+    v = torch.full((n,), neuron["v_reset"] or 0.0) if v_init is None else v_init.reshape(n).float().contiguous()
+    empty, values = source.new_empty(0, n), source.reshape(-1, n).contiguous()
     spread(
-        backward, workers_for(h.numel()), rows.reshape(len(rows), n).float().contiguous().numpy(),
-        grad_v_init.reshape(-1).numpy(), h.reshape(-1, n).numpy(), grad_current.reshape(-1, n).numpy(),
-        neuron_arguments(**neuron),
+        backward, workers_for(source.numel()), rows.reshape(len(rows), n).float().contiguous().numpy(),
+        grad_v_init.reshape(-1).numpy(), (empty if is_h else values).numpy(), v.numpy(),
+        (values if is_h else empty).numpy(), grad_current.reshape(-1, n).numpy(), neuron_arguments(**neuron),
     )  # fmt: skip
 
 
@@ -72,7 +79,7 @@ def run_backward(
     schema=f"(Tensor current, Tensor? v_init, bool save_h, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
 )
 def lif_op(current: Tensor, v_init: Tensor | None, save_h: bool, **neuron: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(spikes, v, h); h is empty without ``save_h``, which backward needs."""
+    """(spikes, v, h); h is empty without ``save_h``."""
     spikes, v, h = _empty_outputs(current, v_init, save_h)
     if current.dtype == torch.float32:
         run_forward(current, v_init, spikes, v, h if save_h else None, neuron)
@@ -96,36 +103,38 @@ def _empty_outputs(
 @torch.library.custom_op(
     "fastsnn::numba_lif_backward",
     mutates_args=(),
-    schema=f"(Tensor? grad_spikes, Tensor? grad_v, Tensor h, {SCHEMA}) -> (Tensor, Tensor)",
+    schema="(Tensor? grad_spikes, Tensor? grad_v, Tensor source, Tensor? v_init, bool is_h, "
+    f"{SCHEMA}) -> (Tensor, Tensor)",
 )
 def lif_backward_op(
-    grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor, **neuron: Any
+    grad_spikes: Tensor | None, grad_v: Tensor | None, source: Tensor, v_init: Tensor | None, is_h: bool, **neuron: Any
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the current and of v_init (fp32)."""
-    grad_current, grad_v_init = _empty_grads(grad_spikes, grad_v, h)
-    run_backward(grad_spikes, grad_v, h, grad_current, grad_v_init, neuron)
+    """Gradients of the current and of v_init (fp32); see :func:`run_backward`."""
+    grad_current, grad_v_init = _empty_grads(grad_spikes, grad_v, source, v_init, is_h)
+    run_backward(grad_spikes, grad_v, source.float(), v_init, is_h, grad_current, grad_v_init, neuron)
     return grad_current, grad_v_init
 
 
 @lif_backward_op.register_fake
-def _empty_grads(grad_spikes: Tensor | None, grad_v: Tensor | None, h: Tensor, **neuron: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(h), torch.empty(h.shape[1:], dtype=torch.float32, device=h.device)
+def _empty_grads(
+    grad_spikes: Tensor | None, grad_v: Tensor | None, source: Tensor, v_init: Tensor | None, is_h: bool, **neuron: Any
+) -> tuple[Tensor, Tensor]:
+    shapes = (source.shape, source.shape[1:])
+    grad_current, grad_v_init = (torch.empty(shape, dtype=torch.float32, device=source.device) for shape in shapes)
+    return grad_current, grad_v_init
 
 
 def _setup_lif(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
-    current, v_init, save_h = inputs
-    if not save_h:
-        raise ValueError("save_h is False; allowed: True where a gradient is needed")
-    ctx.save_for_backward(output[2])
+    current, v_init, _ = inputs
+    ctx.save_for_backward(current, v_init)
     ctx.set_materialize_grads(False)
-    ctx.dtype, ctx.neuron = current.dtype, keyword_only_inputs
-    ctx.v_dtype = None if v_init is None else v_init.dtype
+    ctx.neuron = keyword_only_inputs
 
 
 def _lif_backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-    (h,) = ctx.saved_tensors
-    grad_current, grad_v_init = lif_backward_op(grad_spikes, grad_v, h, **ctx.neuron)
-    return grad_current.to(ctx.dtype), None if ctx.v_dtype is None else grad_v_init.to(ctx.v_dtype), None
+    current, v_init = ctx.saved_tensors
+    grad_current, grad_v_init = lif_backward_op(grad_spikes, grad_v, current, v_init, False, **ctx.neuron)
+    return grad_current.to(current.dtype), None if v_init is None else grad_v_init.to(v_init.dtype), None
 
 
 lif_op.register_autograd(_lif_backward, setup_context=_setup_lif)
@@ -138,39 +147,46 @@ def lif(current: Tensor, v_init: Tensor | None = None, **neuron: Any) -> tuple[T
     for another dtype than fp32, fp16 and bf16, and ValueError for a tensor that is not on the CPU.
     """
     _check(DTYPES, current=current, v_init=v_init)
-    needs_gradient = current.requires_grad or (v_init is not None and v_init.requires_grad)
-    spikes, v, _ = lif_op(current, v_init, torch.is_grad_enabled() and needs_gradient, **neuron)
+    spikes, v, _ = lif_op(current, v_init, False, **neuron)
     return spikes, v
 
 
 @torch.library.custom_op(
     "fastsnn::numba_linear_lif",
     mutates_args=(),
-    schema=f"(Tensor x, Tensor weight, Tensor? bias, Tensor? v_init, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? v_init, bool save_h, "
+    f"{SCHEMA}) -> (Tensor, Tensor, Tensor)",
 )
 def linear_lif_op(
-    x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None, **neuron: Any
+    x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None, save_h: bool, **neuron: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(spikes, v, h)."""
-    h = linear(x.float(), weight.float(), None if bias is None else bias.float())
-    spikes, v, _ = _empty_linear_outputs(x, weight, bias, v_init)
-    wide = spikes if spikes.dtype == torch.float32 else torch.empty(spikes.shape)
-    run_forward(None, v_init, wide, v, h, neuron)
-    return wide.to(spikes.dtype), v, h
+    """(spikes, v, h); h is empty without ``save_h``, which backward needs."""
+    current = linear(x.float(), weight.float(), None if bias is None else bias.float())
+    v = torch.empty(current.shape[1:])
+    if save_h:
+        spikes, h = torch.empty_like(current), current
+        run_forward(None, v_init, spikes, v, h, neuron)
+    else:
+        spikes, h = current, torch.empty(0)
+        run_forward(current, v_init, spikes, v, None, neuron)
+    return spikes.to(weight.dtype), v, h
 
 
 @linear_lif_op.register_fake
 def _empty_linear_outputs(
-    x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None, **neuron: Any
+    x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None, save_h: bool, **neuron: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (*x.shape[:-1], len(weight))
     spikes = torch.empty(shape, dtype=weight.dtype, device=x.device)
-    v, h = (torch.empty(size, dtype=torch.float32, device=x.device) for size in (shape[1:], shape))
+    sizes = (shape[1:], shape if save_h else (0,))
+    v, h = (torch.empty(size, dtype=torch.float32, device=x.device) for size in sizes)
     return spikes, v, h
 
 
 def _setup_linear_lif(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
-    x, weight, bias, v_init = inputs
+    x, weight, bias, v_init, save_h = inputs
+    if not save_h:
+        raise ValueError("save_h is False; allowed: True where a gradient is needed")
     ctx.save_for_backward(x, weight, output[2])
     ctx.set_materialize_grads(False)
     ctx.bias_dtype, ctx.v_dtype = (None if tensor is None else tensor.dtype for tensor in (bias, v_init))
@@ -181,14 +197,15 @@ def _linear_lif_backward(
     ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, _: Any
 ) -> tuple[Tensor | None, ...]:
     x, weight, h = ctx.saved_tensors
-    grad_current, grad_v_init = lif_backward_op(grad_spikes, grad_v, h, **ctx.neuron)
+    grad_current, grad_v_init = lif_backward_op(grad_spikes, grad_v, h, None, True, **ctx.neuron)
     rows = grad_current.reshape(-1, grad_current.shape[-1])
-    needs_x, needs_weight, needs_bias, needs_v = ctx.needs_input_grad
+    needs_x, needs_weight, needs_bias, needs_v, _ = ctx.needs_input_grad
     return (
         linear(grad_current, weight.float().T).to(x.dtype) if needs_x else None,
         linear(rows.T, x.reshape(-1, x.shape[-1]).float().T).to(weight.dtype) if needs_weight else None,
         rows.sum(0).to(ctx.bias_dtype) if needs_bias else None,
         grad_v_init.to(ctx.v_dtype) if needs_v else None,
+        None,
     )
 
 
@@ -204,7 +221,7 @@ def linear_lif(
     """
     _check(INPUTS, x=x)
     _check(DTYPES, weight=weight, bias=bias, v_init=v_init)
-    spikes, v, _ = linear_lif_op(x, weight, bias, v_init, **neuron)
+    spikes, v, _ = linear_lif_op(x, weight, bias, v_init, needs_gradient(x, weight, bias, v_init), **neuron)
     return spikes, v
 
 

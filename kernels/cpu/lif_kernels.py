@@ -37,13 +37,27 @@ def forward(worker, workers, current, v, spikes, h, neuron):
 
 
 @jit
-def backward_block(grad_spikes, grad_v, h, grad_current, start, stop, neuron):
-    """Neurons start .. stop - 1; ``grad_spikes`` of one row is that of every time step."""
+def recompute_block(current, v_init, h, start, stop, neuron):
+    """h [T, BLOCK] of neurons start .. stop - 1 as in the forward pass, from their currents and initial potentials."""
+    state = v_init[start:stop].copy()
+    for t in range(len(current)):
+        row, source = h[t, : len(state)], current[t, start:stop]
+        for i in range(len(state)):
+            row[i] = source[i]
+        for i in range(len(state)):
+            membrane = charge(row[i], state[i], neuron)
+            row[i] = membrane
+            state[i] = reset(membrane, neuron)
+
+
+@jit
+def backward_block(grad_spikes, grad_v, h, first, grad_current, start, stop, neuron):
+    """Neurons start .. stop - 1, h of which begins at column ``first``; one row of ``grad_spikes`` is that of all."""
     gain = neuron.inverse_tau if neuron.decay_input else np.float32(1)
     derivative = np.empty(BLOCK, np.float32)
     state = grad_v[start:stop]
     for t in range(len(h) - 1, -1, -1):
-        membrane, out = h[t, start:stop], grad_current[t, start:stop]
+        membrane, out = h[t, first : first + len(state)], grad_current[t, start:stop]
         upstream = grad_spikes[min(t, len(grad_spikes) - 1), start:stop]
         surrogate(membrane, len(state), neuron, derivative)
         for i in range(len(state)):
@@ -54,8 +68,17 @@ def backward_block(grad_spikes, grad_v, h, grad_current, start, stop, neuron):
 
 
 @jit(entry=True)
-def backward(worker, workers, grad_spikes, grad_v, h, grad_current, neuron):
-    """The same for gradients: of spikes [T or 1, n] and the last v [n] to the current's and, in place, v_init's."""
+def backward(worker, workers, grad_spikes, grad_v, current, v_init, h, grad_current, neuron):
+    """The same for gradients: of spikes [T or 1, n] and the last v [n] to the current's and, in place, v_init's.
+
+    h of no rows is computed again, in the cache, from ``current`` and ``v_init``, which no one reads otherwise.
+    """
     first, last = len(grad_v) * worker // workers, len(grad_v) * (worker + 1) // workers
+    scratch = np.empty((len(current), BLOCK), np.float32)
     for start in range(first, last, BLOCK):
-        backward_block(grad_spikes, grad_v, h, grad_current, start, min(start + BLOCK, last), neuron)
+        stop = min(start + BLOCK, last)
+        if len(h) == 0:
+            recompute_block(current, v_init, scratch, start, stop, neuron)
+            backward_block(grad_spikes, grad_v, scratch, 0, grad_current, start, stop, neuron)
+        else:
+            backward_block(grad_spikes, grad_v, h, start, grad_current, start, stop, neuron)
