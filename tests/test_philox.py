@@ -68,7 +68,8 @@ def test_every_spike_is_the_layouts(seed: int, epoch: int, stream: int, samples:
         ]
         for t in range(T)
     ]
-    assert unpack(words, T, torch.int64).tolist() == expected
+    wrong = (unpack(words, T, torch.int64) != torch.tensor(expected)).nonzero()
+    assert not len(wrong), f"{len(wrong)} spikes differ, the first at [t, sample, pixel] = {wrong[0].tolist()}"
 
 
 # Of two samples with three pixels each: a row is 32 time steps.
