@@ -36,7 +36,7 @@ def run_forward(
     current: Tensor | None, v_init: Tensor | None, spikes: Tensor, v: Tensor, h: Tensor | None, neuron: dict[str, Any]
 ) -> None:
     """Fill ``spikes``, ``v`` and ``h`` (fp32, contiguous); without h it is not stored, without current h holds it."""
-    v.fill_(neuron["v_reset"] or 0.0) if v_init is None else v.copy_(v_init)
+    _start(v, v_init, neuron["v_reset"] or 0.0)
     if not v.numel():
         return
     shape = (len(spikes), v.numel())
@@ -56,7 +56,7 @@ def run_backward(
 
     ``source`` [T, ...] fp32 is h, or the current that started from ``v_init``.
     """
-    grad_v_init.zero_() if grad_v is None else grad_v_init.copy_(grad_v)
+    _start(grad_v_init, grad_v, 0.0)
     n = grad_v_init.numel()
     if not n:
         return
@@ -64,13 +64,19 @@ def run_backward(
         grad_spikes = source.new_zeros(()).expand(source.shape)
     # A gradient that is the same at every time step, as of spikes.sum(0), is read from one row.
     rows = grad_spikes[:1] if grad_spikes.stride(0) == 0 else grad_spikes
-    v = torch.full((n,), neuron["v_reset"] or 0.0) if v_init is None else v_init.reshape(n).float().contiguous()
+    v = torch.empty(n)
+    _start(v, None if v_init is None else v_init.reshape(n), neuron["v_reset"] or 0.0)
     empty, values = source.new_empty(0, n), source.reshape(-1, n).contiguous()
     spread(
         backward, workers_for(source.numel()), rows.reshape(len(rows), n).float().contiguous().numpy(),
         grad_v_init.reshape(-1).numpy(), (empty if is_h else values).numpy(), v.numpy(),
         (values if is_h else empty).numpy(), grad_current.reshape(-1, n).numpy(), neuron_arguments(**neuron),
     )  # fmt: skip
+
+
+def _start(state: Tensor, values: Tensor | None, otherwise: float) -> None:
+    """Fill ``state`` by NumPy: after an operator of torch its threads spin for a while on the cores that ours need."""
+    state.numpy()[...] = otherwise if values is None else values.float().numpy()
 
 
 @torch.library.custom_op(

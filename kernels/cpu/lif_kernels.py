@@ -5,7 +5,7 @@ import numpy as np
 from fastsnn.kernels.cpu import jit
 from fastsnn.kernels.cpu.neuron import charge, reset, slopes, surrogate
 
-BLOCK = 256
+BLOCK = 1024
 """Neurons whose state a worker keeps in the cache while it walks the time steps."""
 
 
