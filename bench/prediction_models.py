@@ -7,9 +7,10 @@ from unittest import mock
 
 import torch
 
-from fastsnn.kernels import linear_lif as layer
-from fastsnn.kernels import planes, rate_step_launch
-from fastsnn.kernels.linear_lif_forward import choose_tile
+from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
+from fastsnn.kernels.triton import linear_lif as layer
+from fastsnn.kernels.triton import planes
+from fastsnn.kernels.triton.linear_lif_forward import choose_tile
 
 COPY, TENSOR, LIBRARY, ISSUE = 0.9, 0.6, 0.85, 0.8
 LAUNCH, NODE = 2.5, 1.2

@@ -147,11 +147,12 @@ def load(name: str) -> Backend:
 
         return Backend("cupy", spikingjelly.lif, spikingjelly.linear_lif)
     if name == "triton":
-        from fastsnn.kernels import lif, linear_lif, rate_step
+        from fastsnn.kernels.rate_classifier.triton import step as rate_step
+        from fastsnn.kernels.triton import lif, linear_lif
 
         return Backend("triton", lif.lif, linear_lif.linear_lif, rate_step, packs=True, paths=linear_lif.PATHS)
-    from fastsnn.kernels.cpu import lif as cpu_lif
-    from fastsnn.kernels.cpu import rate_step as cpu_rate_step
+    from fastsnn.kernels.numba import lif as cpu_lif
+    from fastsnn.kernels.rate_classifier.numba import step as cpu_rate_step
 
     return Backend("numba", cpu_lif.lif, cpu_lif.linear_lif, cpu_rate_step)
 

@@ -55,7 +55,7 @@ def poisson_encode(
     if not images.dim():
         raise ValueError("images has shape []; allowed: [B, ...]")
     sample_ids = _checked_ids(sample_ids, images)
-    kernels: Any = philox if images.device.type != "cpu" else import_module("fastsnn.kernels.cpu.philox")
+    kernels: Any = philox if images.device.type != "cpu" else import_module("fastsnn.kernels.numba.philox")
     pixels = images.flatten(1) if images.dim() > 1 else images[:, None]
     words = kernels.poisson_words(_thresholds(pixels), T, seed, epoch, stream, sample_ids)
     spikes = words if packed else kernels.unpack(words, T)

@@ -18,7 +18,7 @@ from fastsnn import backends, data, runs
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
-from fastsnn.kernels.cpu import before_compiling
+from fastsnn.kernels.numba import before_compiling
 from fastsnn.layers import LinearLIF
 from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.progress import Progress, mean_over_samples

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import philox
-from fastsnn.kernels._triton import device_guard, tl, triton
+from fastsnn.kernels.triton import device_guard, tl, triton
 
 
 class PackedSpikes(NamedTuple):

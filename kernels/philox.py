@@ -11,7 +11,8 @@ A time step is a lane. At plane p its random bit is compared with bit 15 - p of 
 spikes at the first plane where q has 1 and the random bit is 0, and does not where q has 0 and the random bit is 1. A
 lane that is undecided after plane 15 does not spike. q = 65536 always spikes and q = 0 never; neither draws a number.
 
-Twins: ``kernels/cpu/philox.py`` (Numba), ``kernels/rate_step.py`` (Triton). Tests: ``tests/test_philox.py``.
+Twins: ``kernels/numba/philox.py`` (Numba), ``kernels/rate_classifier/triton/encode.py`` (Triton).
+Tests: ``tests/test_philox.py``.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 

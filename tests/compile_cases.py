@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn.kernels import lif, linear_lif, packed, planes
-from fastsnn.kernels.linear_lif_forward import linear_lif_forward
-from fastsnn.kernels.rate_step_encode import PixelIndex
-from fastsnn.kernels.rate_step_launch import Plan, Problem
-from fastsnn.kernels.rate_step_parameters import Parameters
-from fastsnn.kernels.surrogates import SURROGATE_IDS, neuron_arguments
+from fastsnn.kernels import packed
+from fastsnn.kernels.rate_classifier.parameters import Parameters
+from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex
+from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
+from fastsnn.kernels.triton import lif, linear_lif, planes
+from fastsnn.kernels.triton.linear_lif_forward import linear_lif_forward
+from fastsnn.kernels.triton.surrogates import SURROGATE_IDS, neuron_arguments
 from tests import compile_targets
 from tests.compile_targets import case
 

@@ -111,7 +111,7 @@ def _row(*cells: object) -> str:
 
 def fingerprint() -> str:
     """Of the modules that define or launch Triton kernels, and of the cases."""
-    files = [file for file in sorted((ROOT / "kernels").glob("*.py")) if "fastsnn.kernels._triton" in file.read_text()]
+    files = [file for file in sorted((ROOT / "kernels").glob("*.py")) if "fastsnn.kernels.triton" in file.read_text()]
     digest = hashlib.sha256()
     for file in [*files, ROOT / "tests" / "compile_cases.py"]:
         digest.update(f"{file.name}:{code(file.read_text())}".encode())

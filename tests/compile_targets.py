@@ -37,7 +37,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from fastsnn.kernels import planes
+from fastsnn.kernels.triton import planes
 
 TARGETS = (61, 70, 75, 80, 86, 89, 90, 100, 120)
 SHARED_KB = {61: 48, 70: 96, 75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import contract, philox, reference
-from fastsnn.kernels.cpu.rate_step import TRAINING, RateStep
+from fastsnn.kernels.rate_classifier.numba.step import TRAINING, RateStep
 
 SAMPLES, PIXELS, CLASSES, SEED = 70, 97, 5, 2**40 + 3
 DEFAULTS: dict[str, Any] = {"T": 33, "loss": "mse", "epoch": 3, "batch_size": 16}

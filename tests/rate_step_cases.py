@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastsnn import LIFParameters
-from fastsnn.kernels import philox, rate_step
+from fastsnn.kernels import philox
 from fastsnn.kernels.contract import gradient_error, replay, require, same_bits
-from fastsnn.kernels.rate_step import TRAINING, RateStep
-from fastsnn.kernels.rate_step_launch import Plan
+from fastsnn.kernels.rate_classifier.triton import step as rate_step
+from fastsnn.kernels.rate_classifier.triton.launch import Plan
+from fastsnn.kernels.rate_classifier.triton.step import TRAINING, RateStep
 from fastsnn.kernels.reference import lif, rate_loss
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,7 +12,7 @@ if sys.argv[1:] == ["unwritable"]:
     caching.CompileResultCacheImpl._locator_classes = []  # as where Numba could write to no folder
 
 import torch
-from fastsnn.kernels.cpu import before_compiling, philox
+from fastsnn.kernels.numba import before_compiling, philox
 
 words = torch.tensor([5], dtype=torch.int32)
 with before_compiling(lambda: print("compiling")):

@@ -7,9 +7,9 @@ from lif_cases import OPTIONS, case, gradients, leaves, neuron, require_gradient
 from torch import Tensor
 
 from fastsnn.kernels import contract, reference
-from fastsnn.kernels.cpu import lif as cpu_lif
-from fastsnn.kernels.cpu import products
-from fastsnn.kernels.cpu.lif_kernels import BLOCK
+from fastsnn.kernels.numba import lif as cpu_lif
+from fastsnn.kernels.numba import products
+from fastsnn.kernels.numba.lif_kernels import BLOCK
 
 SHAPES = [(1, 1, 1), (1, 2, 3), (37, 5, 53), (8, 2, BLOCK + 3), (5, 7), (3, 2, 2, 2)]
 

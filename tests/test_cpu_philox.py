@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastsnn.kernels import philox
-from fastsnn.kernels.cpu import philox as cpu_philox
+from fastsnn.kernels.numba import philox as cpu_philox
 
 IDS = torch.tensor([3, 2**32 - 1, 0, 59999])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import contract
-from fastsnn.kernels.cpu import products
+from fastsnn.kernels.numba import products
 
 SHAPES = [(1, 1, 1), (7, 61, 13), (64, 784, 10), (129, 1024, 33), (65, 1025, 31), (512, 4096, 64), (2, 2500, 257)]
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastsnn.kernels import contract, reference
-from fastsnn.kernels.cpu import rate_step
-from fastsnn.kernels.cpu.rate_kernels import workspaces
-from fastsnn.kernels.cpu.rate_step import EVALUATION, TRAINING, RateStep
+from fastsnn.kernels.rate_classifier.numba import step as rate_step
+from fastsnn.kernels.rate_classifier.numba.kernels import workspaces
+from fastsnn.kernels.rate_classifier.numba.step import EVALUATION, TRAINING, RateStep
 
 
 def gradient_keeper(trained: list[Tensor]) -> torch.optim.SGD:

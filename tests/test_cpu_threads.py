@@ -7,7 +7,8 @@ import pytest
 import torch
 from lif_cases import neuron
 
-from fastsnn.kernels.cpu import rate_step, threads
+from fastsnn.kernels.numba import threads
+from fastsnn.kernels.rate_classifier.numba import step as rate_step
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])

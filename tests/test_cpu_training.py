@@ -26,7 +26,7 @@ from torch import Tensor
 import fastsnn
 from fastsnn.data import load
 from fastsnn.kernels import contract
-from fastsnn.kernels.cpu.rate_step import RateStep
+from fastsnn.kernels.rate_classifier.numba.step import RateStep
 from fastsnn.steps import AutogradStep
 
 
@@ -157,7 +157,7 @@ def test_eight_threads_change_no_bit(tmp_path: Any) -> None:
 def test_a_run_takes_less_than_500_megabytes_above_its_imports(tmp_path: Path) -> None:
     code = (
         "import sys, numba, sklearn.datasets, torchvision.datasets, torch._dynamo, torch.utils.tensorboard\n"
-        "import fastsnn, fastsnn.kernels.cpu.rate_step\n"
+        "import fastsnn, fastsnn.kernels.rate_classifier.numba.step\n"
         "def peak():\n"
         "    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "before = peak()\n"

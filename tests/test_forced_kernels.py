@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from fastsnn.backends import Backend
-from fastsnn.kernels import contract, lif, linear_lif, linear_lif_forward, planes, rate_step, rate_step_launch
-from fastsnn.kernels.cpu import lif as cpu_lif
-from fastsnn.kernels.cpu import rate_step as cpu_rate_step
+from fastsnn.kernels import contract
+from fastsnn.kernels.numba import lif as cpu_lif
+from fastsnn.kernels.rate_classifier.numba import step as cpu_rate_step
+from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
+from fastsnn.kernels.rate_classifier.triton import step as rate_step
+from fastsnn.kernels.triton import lif, linear_lif, linear_lif_forward, planes
 from fastsnn.verify import CASES, CHECKS, Target
 
 GPU = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

@@ -18,7 +18,8 @@ from lif_cases import (
 )
 from torch import Tensor
 
-from fastsnn.kernels import contract, lif, philox, reference
+from fastsnn.kernels import contract, philox, reference
+from fastsnn.kernels.triton import lif
 
 SHAPES = [(1, 1, 1), (1, 2, 3), (13, 5, 53), (131, 1, 7), (259, 3), (5, 7), (3, 2, 2, 2), (2, 1031)]
 
@@ -236,9 +237,9 @@ def test_double_precision_is_refused() -> None:
 
 
 def test_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsnn.kernels._triton.INTERPRETED", False)
+    monkeypatch.setattr("fastsnn.kernels.triton.INTERPRETED", False)
     with pytest.raises(ValueError, match=r"current is on cpu; allowed: .* TRITON_INTERPRET=1 in the environment"):
         lif.lif(torch.zeros(2, 3), **neuron())
-    monkeypatch.setattr("fastsnn.kernels._triton.AVAILABLE", False)
+    monkeypatch.setattr("fastsnn.kernels.triton.AVAILABLE", False)
     with pytest.raises(RuntimeError, match="not installed; on Linux: pip install triton"):
         lif.lif(torch.zeros(2, 3), **neuron())

@@ -11,7 +11,8 @@ from lif_cases import DEVICE, OPTIONS, Guarded, gradients, leaves, linear_case, 
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastsnn.kernels import contract, linear_lif, linear_lif_forward, planes, reference
+from fastsnn.kernels import contract, reference
+from fastsnn.kernels.triton import linear_lif, linear_lif_forward, planes
 
 NAMES = ("x", "weight", "bias", "v_init")
 PATHS = ("fused", "library")

@@ -14,7 +14,8 @@ from torch import nn
 
 from fastsnn import LIFParameters, LinearLIF
 from fastsnn import linear_lif as public_linear_lif
-from fastsnn.kernels import contract, linear_lif, planes
+from fastsnn.kernels import contract
+from fastsnn.kernels.triton import linear_lif, planes
 
 PATHS = ("fused", "library")
 
@@ -188,6 +189,6 @@ def test_refusals() -> None:
 
 
 def test_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsnn.kernels._triton.INTERPRETED", False)
+    monkeypatch.setattr("fastsnn.kernels.triton.INTERPRETED", False)
     with pytest.raises(ValueError, match=r"x is on cpu; allowed: .* TRITON_INTERPRET=1 in the environment"):
         linear_lif.linear_lif(torch.zeros(2, 1, 3), torch.zeros(4, 3), **neuron())

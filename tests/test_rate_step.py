@@ -8,10 +8,11 @@ from rate_step_cases import DEVICE, Case, check_step
 from torch import Tensor
 
 from fastsnn import LIFParameters
-from fastsnn.kernels import rate_step, rate_step_launch
 from fastsnn.kernels.contract import require, same_bits
-from fastsnn.kernels.cpu import rate_step as cpu_rate_step
-from fastsnn.kernels.rate_step import EVALUATION, TRAINING, unsupported
+from fastsnn.kernels.rate_classifier.numba import step as cpu_rate_step
+from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
+from fastsnn.kernels.rate_classifier.triton import step as rate_step
+from fastsnn.kernels.rate_classifier.triton.step import EVALUATION, TRAINING, unsupported
 from fastsnn.kernels.reference import SURROGATES
 
 NEURONS: list[dict[str, Any]] = [

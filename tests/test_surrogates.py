@@ -7,9 +7,9 @@ import torch
 from lif_cases import DEVICE, neuron
 from torch import Tensor
 
-from fastsnn.kernels import contract, reference, surrogates
-from fastsnn.kernels._triton import tl, triton
-from fastsnn.kernels.surrogates import charge, neuron_arguments, reset, slopes, surrogate_derivative
+from fastsnn.kernels import contract, reference
+from fastsnn.kernels.triton import surrogates, tl, triton
+from fastsnn.kernels.triton.surrogates import charge, neuron_arguments, reset, slopes, surrogate_derivative
 
 TAUS = (1.5, 2.0, 3.7, 4.0, 1024.0)
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsnn.kernels.cpu.bits import LANES, aligned_empty
-from fastsnn.kernels.cpu.neuron import neuron_arguments
-from fastsnn.kernels.cpu.rate_kernels import Problem, run, workspaces
-from fastsnn.kernels.cpu.threads import meeting, spread
-from fastsnn.kernels.rate_step_parameters import Parameters, unsupported_optimizer
+from fastsnn.kernels.numba.bits import LANES, aligned_empty
+from fastsnn.kernels.numba.neuron import neuron_arguments
+from fastsnn.kernels.numba.threads import meeting, spread
+from fastsnn.kernels.rate_classifier.numba.kernels import Problem, run, workspaces
+from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_optimizer
 
 MAX_T = 4096
 MAX_CLASSES = 1024

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastsnn.kernels.cpu import jit
-from fastsnn.kernels.cpu.bits import (
+from fastsnn.kernels.numba import jit
+from fastsnn.kernels.numba.bits import (
     COLUMNS,
     LANES,
     TABLE_SIZE,
@@ -28,9 +28,9 @@ from fastsnn.kernels.cpu.bits import (
     tabulate,
     transpose,
 )
-from fastsnn.kernels.cpu.neuron import Neuron, charge, reset, slopes, surrogate
-from fastsnn.kernels.cpu.philox import ALWAYS, SCRATCH, U64, draw
-from fastsnn.kernels.cpu.threads import meet
+from fastsnn.kernels.numba.neuron import Neuron, charge, reset, slopes, surrogate
+from fastsnn.kernels.numba.philox import ALWAYS, SCRATCH, U64, draw
+from fastsnn.kernels.numba.threads import meet
 
 
 class Problem(NamedTuple):

@@ -4,7 +4,7 @@
     ->  spikes [T, ..., N] (weight's dtype, or packed), v [..., N] (fp32)
 
 Two paths, of which :func:`choose_path` takes one: *fused*, where the scan is the epilogue of our own product and the
-currents never leave the cache, and *library*, cuBLAS and the scan of ``kernels/lif.py`` in the currents' place. Both
+currents never leave the cache, and *library*, cuBLAS and the scan of ``lif.py`` in the currents' place. Both
 keep x and h for backward; there the scan gives the gradient of the currents, and two products make those of weight and
 x. Sums over time and batch have a fixed order.
 
@@ -20,12 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn.kernels import lif as scan
-from fastsnn.kernels import planes
-from fastsnn.kernels._triton import check_device, check_dtype, needs_gradient
-from fastsnn.kernels.linear_lif_forward import linear_lif_forward
 from fastsnn.kernels.packed import PackedSpikes, carrier_for, unpack
-from fastsnn.kernels.surrogates import SCHEMA
+from fastsnn.kernels.triton import check_device, check_dtype, needs_gradient, planes
+from fastsnn.kernels.triton import lif as scan
+from fastsnn.kernels.triton.linear_lif_forward import linear_lif_forward
+from fastsnn.kernels.triton.surrogates import SCHEMA
 
 PATHS = ("auto", "fused", "library")
 FUSED_UP_TO = {"half-precision": 1024, "full-rate": math.inf, "half-rate": 512, "half-rate-float": 128, "ieee": 128}

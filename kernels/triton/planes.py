@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn.kernels._triton import INTERPRETED, device_guard, tl, triton
+from fastsnn.kernels.triton import INTERPRETED, device_guard, tl, triton
 
 ROWS = 128
 """Rows of a tile."""

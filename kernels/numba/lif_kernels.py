@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastsnn.kernels.cpu import jit
-from fastsnn.kernels.cpu.neuron import charge, reset, slopes, surrogate
+from fastsnn.kernels.numba import jit
+from fastsnn.kernels.numba.neuron import charge, reset, slopes, surrogate
 
 BLOCK = 1024
 """Neurons whose state a worker keeps in the cache while it walks the time steps."""

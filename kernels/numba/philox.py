@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsnn.kernels.cpu import jit
-from fastsnn.kernels.cpu.threads import spread, workers_for
+from fastsnn.kernels.numba import jit
+from fastsnn.kernels.numba.threads import spread, workers_for
 
 U64 = np.uint64
 LOW = U64(0xFFFFFFFF)

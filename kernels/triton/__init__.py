@@ -1,6 +1,6 @@
 """The one place that imports Triton, so that the package also imports where there is none (Windows, macOS).
 
-Kernel modules write ``from fastsnn.kernels._triton import tl, triton``. Without Triton those names are stand-ins under
+Kernel modules write ``from fastsnn.kernels.triton import tl, triton``. Without Triton those names are stand-ins under
 which the modules still define their functions; :func:`require_triton` then says what to install before one is launched.
 """
 

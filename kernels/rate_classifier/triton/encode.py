@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastsnn.kernels._triton import tl, triton
+from fastsnn.kernels.triton import tl, triton
 
 CHUNK = 128
 """Time steps that one number of Philox decides."""

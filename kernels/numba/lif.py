@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn.kernels._triton import needs_gradient
-from fastsnn.kernels.cpu.lif_kernels import backward, forward
-from fastsnn.kernels.cpu.neuron import neuron_arguments
-from fastsnn.kernels.cpu.products import linear
-from fastsnn.kernels.cpu.threads import spread, workers_for
+from fastsnn.kernels.numba.lif_kernels import backward, forward
+from fastsnn.kernels.numba.neuron import neuron_arguments
+from fastsnn.kernels.numba.products import linear
+from fastsnn.kernels.numba.threads import spread, workers_for
+from fastsnn.kernels.triton import needs_gradient
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INPUTS = (*DTYPES, torch.bool, torch.uint8)

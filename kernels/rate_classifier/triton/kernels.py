@@ -8,19 +8,18 @@ One program per group of samples, BLOCK_T time steps at a time (128, or all T wh
 4. weight gradients: the same spikes times the gradient of the currents, added to a partial sum that the group owns.
 
 A row of a partial sum counts where its stamp is that of the step, so that nothing need be cleared between steps.
-``kernels/rate_step_update.py`` adds the groups' sums in a fixed order and trains the weights.
+``kernels/rate_classifier/triton/update.py`` adds the groups' sums in a fixed order and trains the weights.
 
 Programs of a launch never communicate, and launches follow each other on one stream. Within a program, what one thread
 stores and another loads passes through global memory, with ``tl.debug_barrier`` between.
 
 On tensor cores (EXACT) a product of spikes, 0 or 1, with fp32 numbers is three bf16 products with the parts of those
-numbers: exact but for the order of summation. Spikes come from ``kernels/rate_step_encode.py``, which describes their
-buffers. Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
+numbers: exact but for the order of summation. Spikes come from ``encode.py``, which describes their buffers. Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
 """
 
-from fastsnn.kernels._triton import INTERPRETED, tl, triton
-from fastsnn.kernels.planes import split3
-from fastsnn.kernels.surrogates import charge, reset, slopes
+from fastsnn.kernels.triton import INTERPRETED, tl, triton
+from fastsnn.kernels.triton.planes import split3
+from fastsnn.kernels.triton.surrogates import charge, reset, slopes
 
 SIMULATED = tl.constexpr(INTERPRETED)
 """The interpreter computes wrong bf16 products: there the bf16 parts of a number are multiplied as fp32."""

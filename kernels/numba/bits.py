@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from fastsnn.kernels.cpu import jit
+from fastsnn.kernels.numba import jit
 
 LANES = 16
 COLUMNS = 64

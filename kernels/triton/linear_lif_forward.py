@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn.kernels import planes
-from fastsnn.kernels._triton import device_guard, tl, triton
-from fastsnn.kernels.planes import ROWS, multiply
-from fastsnn.kernels.surrogates import charge, forward_arguments, reset
+from fastsnn.kernels.triton import device_guard, planes, tl, triton
+from fastsnn.kernels.triton.planes import ROWS, multiply
+from fastsnn.kernels.triton.surrogates import charge, forward_arguments, reset
 
 
 @triton.jit

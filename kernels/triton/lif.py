@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn.kernels._triton import check_device, check_dtype, device_guard, needs_gradient, tl, triton
-from fastsnn.kernels.planes import split3
-from fastsnn.kernels.surrogates import SCHEMA, backward_arguments, charge, forward_arguments, reset, slopes
+from fastsnn.kernels.triton import check_device, check_dtype, device_guard, needs_gradient, tl, triton
+from fastsnn.kernels.triton.planes import split3
+from fastsnn.kernels.triton.surrogates import SCHEMA, backward_arguments, charge, forward_arguments, reset, slopes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

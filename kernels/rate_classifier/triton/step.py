@@ -18,12 +18,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from fastsnn.kernels import planes
-from fastsnn.kernels._triton import check_device, check_dtype, device_guard
-from fastsnn.kernels.rate_step_encode import PixelIndex, index_pixels
-from fastsnn.kernels.rate_step_launch import Plan, Problem
-from fastsnn.kernels.rate_step_parameters import Parameters, unsupported_optimizer
-from fastsnn.kernels.surrogates import neuron_arguments
+from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_optimizer
+from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex, index_pixels
+from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
+from fastsnn.kernels.triton import check_device, check_dtype, device_guard, planes
+from fastsnn.kernels.triton.surrogates import neuron_arguments
 
 MAX_T = 1024
 MAX_CLASSES = 32

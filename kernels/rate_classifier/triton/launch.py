@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn.kernels._triton import triton
-from fastsnn.kernels.rate_step_encode import CHUNK, PixelIndex, encode_kernel
-from fastsnn.kernels.rate_step_kernels import step_kernel
-from fastsnn.kernels.rate_step_parameters import Parameters
-from fastsnn.kernels.rate_step_update import tally_kernel, update_kernel
+from fastsnn.kernels.rate_classifier.parameters import Parameters
+from fastsnn.kernels.rate_classifier.triton.encode import CHUNK, PixelIndex, encode_kernel
+from fastsnn.kernels.rate_classifier.triton.kernels import step_kernel
+from fastsnn.kernels.rate_classifier.triton.update import tally_kernel, update_kernel
+from fastsnn.kernels.triton import triton
 
 MAX_GROUPS = 256
 """Partial sums of the weight gradient, at most."""

@@ -1,16 +1,16 @@
 """The end of a training step of a one-layer rate classifier: sum the gradients, train the weights, count.
 
-The partial sums of ``kernels/rate_step_kernels.py`` are added in a fixed order, so that a run repeats bit for bit. Adam
+The partial sums of ``kernels.py`` are added in a fixed order, so that a run repeats bit for bit. Adam
 and SGD follow torch.optim's formulas; what depends on the step comes from tables that the host made in double:
 
     schedule  fp32 [steps, 2]   Adam: lr / (1 - beta1^step), sqrt(1 - beta2^step); SGD: lr, unused
     hyper     fp32 [5]          Adam: beta1, 1 - beta1, beta2, 1 - beta2, eps; SGD: momentum
 
-Launches: ``kernels/rate_step_launch.py``. Tests: ``tests/test_rate_step.py``.
+Launches: ``kernels/rate_classifier/triton/launch.py``. Tests: ``tests/test_rate_step.py``.
 """
 
-from fastsnn.kernels._triton import tl, triton
-from fastsnn.kernels.planes import split3
+from fastsnn.kernels.triton import tl, triton
+from fastsnn.kernels.triton.planes import split3
 
 
 @triton.jit

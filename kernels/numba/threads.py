@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastsnn.kernels.cpu import jit
+from fastsnn.kernels.numba import jit
 
 WORTHWHILE = 1 << 16
 """Elements that keep a thread busy for longer than it takes to start one."""

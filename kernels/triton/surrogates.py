@@ -20,7 +20,7 @@ Tests: ``tests/test_surrogates.py``.
 import math
 from typing import Any
 
-from fastsnn.kernels._triton import tl, triton
+from fastsnn.kernels.triton import tl, triton
 
 SURROGATE_IDS = {"atan": 0, "sigmoid": 1, "erf": 2, "piecewise_quadratic": 3, "soft_sign": 4, "rectangle": 5}
 """Name -> the constant SURROGATE of the kernels."""

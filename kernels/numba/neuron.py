@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastsnn.kernels.cpu import jit
+from fastsnn.kernels.numba import jit
 
 ATAN, SIGMOID, ERF, PIECEWISE_QUADRATIC, SOFT_SIGN, RECTANGLE = range(6)
 

@@ -1,0 +1,1 @@
+"""The step in Numba: ``step`` is its entrance."""

@@ -1,0 +1,1 @@
+"""The step in Triton: ``step`` is its entrance."""
