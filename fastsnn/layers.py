@@ -92,8 +92,8 @@ def linear_lif(
         backend: ``auto``, ``torch``, ``cupy``, ``triton`` or ``numba``.
         packed: return the spikes as ``PackedSpikes``, for a next layer. They mean the same on every backend; only
             triton keeps them for backward as they are, 1/32 of fp32.
-        path: with backend triton ``fused``, ``library`` (torch's product, then the neurons) or ``auto``, which takes the
-            faster one by the size of K; ``fastsnn.kernels.triton.linear_lif.FUSED_UP_TO`` says how. Others: ``auto``.
+        path: with backend triton ``fused``, ``library`` (torch's product, then the neurons) or ``auto``, which takes
+            the faster one by the size of K (``fastsnn.kernels.triton.linear_lif.FUSED_UP_TO``). Others: ``auto``.
 
     Returns:
         spikes, 0 or 1, [T, B, N], and the membrane potential after the last step, [B, N].

@@ -14,7 +14,8 @@ Programs of a launch never communicate, and launches follow each other on one st
 stores and another loads passes through global memory, with ``tl.debug_barrier`` between.
 
 On tensor cores (EXACT) a product of spikes, 0 or 1, with fp32 numbers is three bf16 products with the parts of those
-numbers: exact but for the order of summation. Spikes come from ``encode.py``, which describes their buffers. Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
+numbers: exact but for the order of summation. Spikes come from ``encode.py``, which describes their buffers.
+Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
 """
 
 from fastsnn.kernels.triton import INTERPRETED, tl, triton
