@@ -1,72 +1,276 @@
-"""Names of the implementations of LIF and linear+LIF, and whether each can run here.
+"""Backends: names of the implementations of an operation, and whether each can run here.
 
-A backend is usable where a tiny kernel of its own really ran. The one that is asked for is the one that runs, or
-:func:`resolve` raises and says what to do; only ``auto`` chooses.
+A backend is usable if a tiny kernel of its own really ran. The one that is asked for is the one that runs, or
+:func:`resolve` raises and says what to do; only ``auto`` chooses, and it says what it passes over. Another package
+adds a backend with :func:`register`.
 """
 
 import importlib.util
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import reference
+from fastsnn.kernels import linear as linear_operation
+from fastsnn.kernels import scan as scan_operation
+from fastsnn.kernels.neurons import LIF, Neuron
+from fastsnn.kernels.packed import PackedSpikes
 
-Operator = Callable[..., tuple[Tensor, Tensor]]
-
-NAMES = ("torch", "cupy", "triton", "numba")
 AUTO_ORDER = {"cuda": ("triton", "cupy", "torch"), "cpu": ("numba", "torch")}
 """What ``auto`` tries, fastest first."""
 
 PASCAL_PIP = "pip install torch==2.7.1 torchvision==0.22.1"
 
+Parameters = Mapping[str, Tensor]
 
-@dataclass(frozen=True)
-class Backend:
-    """One implementation; ``rate_step`` is its module of fused whole training steps, where it has one."""
+
+class Backend(Protocol):
+    """An implementation of the operations. States are stacked, [S, ...]; parameters are those that learn, by name."""
 
     name: str
-    lif: Operator
-    linear_lif: Operator
-    rate_step: ModuleType | None = None
-    packs: bool = False
-    """Whether linear_lif itself takes and gives packed spikes."""
+    paths: tuple[str, ...]
+    """Ways to compute ``linear``, of which it takes more than one by name."""
+
+    def refusal(self, device: torch.device) -> str | None:
+        """Why it can't run on ``device``, in one line with what to do next, as far as that is known without a try."""
+
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+        """Why it can't compute these neurons in this dtype, in one sentence."""
+
+    def scan(
+        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        """See ``fastsnn.scan``."""
+
+    def linear(
+        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
+        parameters: Parameters, packed: bool, path: str,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        """See ``fastsnn.linear``."""
+
+    def rate_classifier(self) -> ModuleType | None:
+        """Its module of the fused whole training step; None without one."""
+
+
+class TorchBackend:
+    """The reference equations, under torch's autograd."""
+
+    name = "torch"
     paths: tuple[str, ...] = ("auto",)
-    """Ways to compute linear_lif, of which it takes more than one by name."""
+
+    def refusal(self, device: torch.device) -> str | None:
+        return None
+
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+        return None
+
+    def scan(
+        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        # States stay in fp32 whatever the current's precision, as in the fused kernels.
+        half = current.dtype in (torch.float16, torch.bfloat16)
+        states = None if state is None else tuple(state)
+        output, last = reference.scan(current.float() if half else current, neuron, states, parameters)
+        return output.to(current.dtype), torch.stack(last)
+
+    def linear(
+        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
+        parameters: Parameters, packed: bool, path: str,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        return product_then_scan(self, x, weight, bias, neuron, state, parameters, packed)
+
+    def rate_classifier(self) -> ModuleType | None:
+        return None
 
 
-def resolve(name: str, device: torch.device) -> Backend:
-    """The backend ``name`` (or ``auto``) on ``device``.
+def product_then_scan(
+    backend: Backend, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron,
+    state: Tensor | None, parameters: Parameters, packed: bool,
+) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+    """``linear`` of a backend that has no product of its own: torch's, and the backend's scan."""
+    dense = x.unpack() if isinstance(x, PackedSpikes) else x
+    current = torch.nn.functional.linear(dense.to(weight.dtype), weight, bias)
+    output, last = backend.scan(current, neuron, state, parameters)
+    return PackedSpikes.pack(output) if packed else output, last
 
-    Raises ValueError for an unknown name, BackendUnavailable where it can't run here.
+
+class CompiledBackend:
+    """What the two backends with kernels of fastsnn's own have in common: the operators of torch."""
+
+    name: str
+    paths: tuple[str, ...] = ("auto",)
+
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+        if dtype == torch.float64:
+            return "its kernels compute in fp32, not in float64"
+        return None
+
+    def scan(
+        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        return scan_operation.scan(current, neuron, state, parameters, self.name)
+
+    def linear(
+        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
+        parameters: Parameters, packed: bool, path: str,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        return linear_operation.linear(x, weight, bias, neuron, state, parameters, self.name, packed, path)
+
+
+class NumbaBackend(CompiledBackend):
+    """Numba's kernels, on the CPU."""
+
+    name = "numba"
+
+    def refusal(self, device: torch.device) -> str | None:
+        return None if device.type == "cpu" else "it computes on the CPU; use --device cpu, or the triton backend"
+
+    def rate_classifier(self) -> ModuleType | None:
+        from fastsnn.kernels.rate_classifier.numba import step
+
+        return step
+
+
+class TritonBackend(CompiledBackend):
+    """Triton's kernels, on a GPU (or in its interpreter, which is slow)."""
+
+    name = "triton"
+    paths = ("auto", "fused", "library")
+
+    def refusal(self, device: torch.device) -> str | None:
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed; on Linux: pip install triton"
+        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            interpreter = "set TRITON_INTERPRET=1 for Triton's interpreter, which is very slow"
+            return f"it needs a CUDA GPU; use --backend numba, or {interpreter}"
+        return None
+
+    def rate_classifier(self) -> ModuleType | None:
+        from fastsnn.kernels.rate_classifier.triton import step
+
+        return step
+
+
+class CupyBackend:
+    """SpikingJelly's own CUDA kernels."""
+
+    name = "cupy"
+    paths: tuple[str, ...] = ("auto",)
+
+    def refusal(self, device: torch.device) -> str | None:
+        from fastsnn import spikingjelly
+
+        return spikingjelly.unusable(device)
+
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+        from fastsnn import spikingjelly
+
+        return spikingjelly.declines(neuron, dtype, learns)
+
+    def scan(
+        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        from fastsnn import spikingjelly
+
+        assert isinstance(neuron, LIF)
+        spikes, v = spikingjelly.lif(current, neuron, None if state is None else state[0])
+        return spikes, v[None]
+
+    def linear(
+        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
+        parameters: Parameters, packed: bool, path: str,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        return product_then_scan(self, x, weight, bias, neuron, state, parameters, packed)
+
+    def rate_classifier(self) -> ModuleType | None:
+        return None
+
+
+_backends: dict[str, Backend] = {}
+
+
+def register(backend: Backend) -> None:
+    """Make a backend known by its name. Raises ValueError if the name is taken."""
+    if backend.name in _backends or backend.name == "auto":
+        raise ValueError(f"backend {backend.name!r} is taken; allowed: a name other than auto, {', '.join(_backends)}")
+    _backends[backend.name] = backend
+
+
+for _backend in (TorchBackend(), CupyBackend(), TritonBackend(), NumbaBackend()):
+    register(_backend)
+
+
+def names() -> tuple[str, ...]:
+    """The names of all backends."""
+    return tuple(_backends)
+
+
+def load(name: str) -> Backend:
+    """Backend ``name``, without checking that it runs. Raises ValueError for an unknown name."""
+    if name not in _backends:
+        raise ValueError(f"backend is {name!r}; allowed: auto, {', '.join(_backends)}")
+    return _backends[name]
+
+
+def resolve(
+    name: str,
+    device: torch.device,
+    neuron: Neuron | None = None,
+    dtype: torch.dtype = torch.float32,
+    learns: bool = False,
+) -> Backend:
+    """The backend ``name`` (or ``auto``) for these neurons on ``device``.
+
+    Raises ValueError for an unknown name or for neurons that the backend declines, BackendUnavailable if it can't run
+    here.
     """
-    return load(_usable_name(name, device))
+    return load(_usable_name(name, device, neuron or LIF(), dtype, learns))
 
 
 # torch.compile calls it while it traces, so that no test kernel becomes part of a graph.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _usable_name(name: str, device: torch.device) -> str:
+def _usable_name(name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str:
     if name == "auto":
-        name = choose(device)
-    elif name not in NAMES:
-        raise ValueError(f"backend is {name!r}; allowed: auto, {', '.join(NAMES)}")
+        chosen, passed_over = choose(device, neuron, dtype, learns)
+        if passed_over:
+            _say_once(f"backend auto takes {chosen} on {device}: {'; '.join(passed_over)}")
+        return chosen
+    backend = load(name)
     if reason := unusable(name, device):
         raise BackendUnavailable(f"backend {name} cannot run on {device}: {reason}; run `fastsnn doctor`")
+    if reason := backend.declines(neuron, dtype, learns):
+        able = [other for other in _backends if not _why_not(other, device, neuron, dtype, learns)]
+        raise ValueError(f"backend {name} cannot compute this: {reason}; allowed here: {', '.join(able)}")
     return name
 
 
-def choose(device: torch.device) -> str:
-    """The fastest backend that runs on ``device``."""
+def choose(
+    device: torch.device, neuron: Neuron | None = None, dtype: torch.dtype = torch.float32, learns: bool = False
+) -> tuple[str, list[str]]:
+    """The fastest backend for these neurons on ``device``, and what was passed over, with the reasons."""
+    passed_over = []
     for name in AUTO_ORDER.get(device.type, ()):
-        if unusable(name, device) is None:
-            return name
-    return "torch"
+        reason = _why_not(name, device, neuron or LIF(), dtype, learns)
+        if reason is None:
+            return name, passed_over
+        passed_over.append(f"not {name}, {reason}")
+    return "torch", passed_over
+
+
+def _why_not(name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+    return unusable(name, device) or load(name).declines(neuron, dtype, learns)
+
+
+@lru_cache
+def _say_once(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
 
 
 def choose_device() -> torch.device:
@@ -76,7 +280,7 @@ def choose_device() -> torch.device:
 
 @lru_cache
 def cuda_unusable(index: int = 0) -> str | None:
-    """Why this torch can't use CUDA GPU ``index``, in one line that ends with what to do; None where it can."""
+    """Why this torch can't use CUDA GPU ``index``, in one line that ends with what to do; None if it can."""
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU here"
     if index >= torch.cuda.device_count():
@@ -97,74 +301,14 @@ def cuda_unusable(index: int = 0) -> str | None:
 
 @lru_cache
 def unusable(name: str, device: torch.device) -> str | None:
-    """Why backend ``name`` can't run on ``device``, in one line with what to do next; None where it can."""
+    """Why backend ``name`` can't run on ``device``, in one line with what to do next; None if it can."""
     if device.type == "cuda" and (reason := cuda_unusable(device.index or 0)):
         return reason
-    refusal = _refusal(name, device)
+    refusal = load(name).refusal(device)
     if refusal or name == "torch":
         return refusal
     try:
-        load(name).lif(torch.zeros(1, 1, 1, device=device), **_TEST_NEURON)
+        load(name).scan(torch.zeros(1, 1, 1, device=device), LIF(), None, {})
     except Exception as error:  # whatever it is, the user gets it as the reason
         return f"its test kernel failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return None
-
-
-_TEST_NEURON: dict[str, Any] = {
-    "tau": 2.0,
-    "v_threshold": 1.0,
-    "v_reset": 0.0,
-    "decay_input": True,
-    "detach_reset": False,
-    "surrogate": "atan",
-    "alpha": 2.0,
-}
-
-
-def _refusal(name: str, device: torch.device) -> str | None:
-    """What is known without running a kernel."""
-    if name == "numba":
-        return None if device.type == "cpu" else "it computes on the CPU; use --device cpu, or the triton backend"
-    if name == "triton":
-        if importlib.util.find_spec("triton") is None:
-            return "Triton is not installed; on Linux: pip install triton"
-        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-            interpreter = "set TRITON_INTERPRET=1 for Triton's interpreter, which is very slow"
-            return f"it needs a CUDA GPU; use --backend numba, or {interpreter}"
-    if name == "cupy":
-        from fastsnn import spikingjelly
-
-        return spikingjelly.unusable(device)
-    return None
-
-
-def load(name: str) -> Backend:
-    """Import backend ``name`` without checking that it runs."""
-    if name == "torch":
-        return Backend("torch", _torch_lif, _torch_linear_lif)
-    if name == "cupy":
-        from fastsnn import spikingjelly
-
-        return Backend("cupy", spikingjelly.lif, spikingjelly.linear_lif)
-    if name == "triton":
-        from fastsnn.kernels.rate_classifier.triton import step as rate_step
-        from fastsnn.kernels.triton import lif, linear_lif
-
-        return Backend("triton", lif.lif, linear_lif.linear_lif, rate_step, packs=True, paths=linear_lif.PATHS)
-    from fastsnn.kernels.numba import lif as cpu_lif
-    from fastsnn.kernels.rate_classifier.numba import step as cpu_rate_step
-
-    return Backend("numba", cpu_lif.lif, cpu_lif.linear_lif, cpu_rate_step)
-
-
-def _torch_lif(current: Tensor, v_init: Tensor | None = None, **neuron: Any) -> tuple[Tensor, Tensor]:
-    # The membrane potential stays in fp32 whatever the current's precision, as in the fused kernels.
-    half = current.dtype in (torch.float16, torch.bfloat16)
-    spikes, v, _ = reference.lif(current.float() if half else current, v_init, **neuron)
-    return spikes.to(current.dtype), v
-
-
-def _torch_linear_lif(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, v_init: Tensor | None = None, **neuron: Any
-) -> tuple[Tensor, Tensor]:
-    return _torch_lif(torch.nn.functional.linear(x.to(weight.dtype), weight, bias), v_init, **neuron)

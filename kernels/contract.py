@@ -5,24 +5,29 @@ tolerances. A measurement holds an error and the largest one allowed; :func:`req
 
     C1  the same currents give the same bits: spikes, v and h                     same_bits
     C2  currents are as close to float64 as torch's own fp32 product              current_error
-    C3  a spike differs from float64's only where the membrane is at the threshold  spikes_at_threshold
+    C3  a spike differs from float64's only where the potential is at the threshold  spikes_at_threshold
     C4  gradients, with the recorded spikes given to the float64 reference        gradient_error
     C5  the same seed gives the same losses                                       loss_error
     C6  the same run gives the same bits                                          same_bits
 
-C3 and C4 rest on :func:`replay`: neurons in float64 that fire when the recorded spikes say so, whatever their membrane.
-Two precisions then compare step by step, without a flipped spike between them.
+C3 and C4 rest on neurons in float64 that fire when the recorded spikes say so, whatever their potential
+(:func:`trajectory`, :func:`replay`). Two precisions then compare step by step, without a flipped spike between them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastsnn.kernels.reference import charge, surrogate_derivative
+from fastsnn.kernels import reference
+from fastsnn.kernels.neurons.language import TORCH, Operand, firing
+from fastsnn.kernels.neurons.neuron import Neuron
+from fastsnn.kernels.neurons.program import Program, compile_neuron
+from fastsnn.kernels.neurons.surrogates import Surrogate
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -30,8 +35,6 @@ C2_FLOOR = 4 * EPS
 """Norm-wise error that a product may always have."""
 C3_CURRENT = 4.0
 """Error that one current may have, in eps of the sum of the magnitudes that it is made of."""
-C3_MEMBRANE = 4.0
-"""Error that one time step may add to a membrane, in eps of its magnitude."""
 C4_FLOOR = 1e-5
 """Norm-wise error that a gradient may always have in fp32."""
 C5_LOSS = 3e-5
@@ -138,49 +141,34 @@ def loss_error(actual: Tensor, expected: Tensor) -> Measurement:
     return Measurement("C5", "losses", float(error.max()), C5_LOSS, _place(error, actual, expected))
 
 
-class _Recorded(torch.autograd.Function):
-    """The recorded spikes forward, the surrogate's derivative at the membrane backward."""
-
-    @staticmethod
-    def forward(ctx: Any, distance: Tensor, recorded: Tensor, surrogate: str, alpha: float) -> Tensor:
-        ctx.save_for_backward(distance)
-        ctx.surrogate, ctx.alpha = surrogate, alpha
-        return recorded.to(distance.dtype, copy=True)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (distance,) = ctx.saved_tensors
-        return grad * surrogate_derivative(distance, ctx.surrogate, ctx.alpha), None, None, None
-
-
 def replay(
     current: Tensor,
-    v_init: Tensor | None,
+    neuron: Neuron,
+    state: Sequence[Tensor] | None,
     spikes: Tensor,
-    *,
-    tau: float,
-    v_threshold: float,
-    v_reset: float | None,
-    decay_input: bool,
-    detach_reset: bool,
-    surrogate: str,
-    alpha: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`~fastsnn.kernels.reference.lif` whose neurons fire when ``spikes`` [T, ...] says so.
+    parameters: Mapping[str, Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """:func:`~fastsnn.kernels.reference.scan` whose neurons fire when ``spikes`` [T, ...] says so.
 
-    ``current`` [T, ...] and ``v_init`` [...] set the precision: float64 for the exact answer, fp32 for that of eager
-    torch. Returns spikes, the final v and h, through which gradients flow as through the reference.
+    ``current`` [T, ...] and ``state`` set the precision: float64 for the exact answer, fp32 for that of eager torch.
+    Returns the output and the last states, through which gradients flow as through the reference.
     """
-    v = torch.full_like(current[0], v_reset or 0.0) if v_init is None else v_init
-    fired, membrane = [], []
+    bound = reference.on_tensors(neuron, current, parameters)
+    state = reference.rest(neuron, current[0]) if state is None else tuple(state)
+    outputs = []
     for x, recorded in zip(current, spikes.detach(), strict=True):
-        h = charge(x, v, tau, v_reset, decay_input)
-        s = _Recorded.apply(h - v_threshold, recorded, surrogate, alpha)
-        reset = s.detach() if detach_reset else s
-        v = h - reset * v_threshold if v_reset is None else (1 - reset) * h + reset * v_reset
-        fired.append(s)
-        membrane.append(h)
-    return torch.stack(fired), v, torch.stack(membrane)
+        with firing(partial(_as_recorded, recorded)):
+            output, *state = bound.step(x, *state)  # type: ignore[assignment]
+        outputs.append(output)
+    return torch.stack(outputs), tuple(state)
+
+
+def _as_recorded(recorded: Tensor, distance: Tensor, surrogate: Surrogate, alpha: Operand) -> Tensor:
+    """The recorded spikes forward, the surrogate's derivative at the distance backward."""
+    slope = surrogate.derivative(distance.detach(), alpha).to(distance.dtype)
+    straight = slope * distance
+    # The value of the one, the gradient of the other: exactly, also where the distance is large.
+    return recorded.to(distance.dtype) + (straight - straight.detach()).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def product_magnitude(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -189,44 +177,133 @@ def product_magnitude(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return magnitude if bias is None else magnitude + bias.double().abs()
 
 
-def membrane_bound(
-    membrane: Tensor,
+class Trajectory(NamedTuple):
+    """A neuron in float64 that fires as recorded, and how far fp32 may be from it; see :func:`trajectory`."""
+
+    distance: Tensor
+    """[T, ...]: the potential less the threshold."""
+    bound: Tensor
+    """[T, ...]: the bound of C3 for it."""
+    states: tuple[Tensor, ...]
+    """The last states."""
+    state_bounds: tuple[Tensor, ...]
+
+
+def trajectory(
+    current: Tensor,
+    neuron: Neuron,
+    state: Sequence[Tensor] | None,
+    spikes: Tensor,
+    parameters: Mapping[str, Tensor] | None = None,
     magnitude: Tensor | None = None,
     eps: float = EPS,
-    *,
-    tau: float,
-    v_reset: float | None,
-    decay_input: bool,
-    **_: Any,
-) -> Tensor:
-    """How far an fp32 membrane may be from the float64 one, ``membrane`` [T, ...]: the bound of C3, [T, ...].
+) -> Trajectory:
+    """What a neuron does in float64 under ``current`` [T, ...] if it fires as ``spikes`` says, with error bounds.
 
-    Each step adds the error of its current (none without ``magnitude`` [T, ...], see :func:`product_magnitude`) and of
-    its own arithmetic; both leak away as the potential does. ``eps`` is that of the current's precision. The potential
-    to start from, ``v_reset``, is rounded once.
+    Each step adds the error of its current (none without ``magnitude`` [T, ...], see :func:`product_magnitude`; ``eps``
+    is that of the current's precision) and the rounding of its own operations, by running error analysis; what was
+    there before is carried on by the derivatives of the step.
     """
-    share = 1 / tau if decay_input else 1.0
-    bound, bounds = torch.full_like(membrane[0], EPS * abs(v_reset or 0.0)), []
-    for t, h in enumerate(membrane):
-        current = 0.0 if magnitude is None else C3_CURRENT * eps * share * magnitude[t]
-        bound = bound * (1 - 1 / tau) + current + C3_MEMBRANE * EPS * h.abs()
-        bounds.append(bound)
-    return torch.stack(bounds)
+    values = {name: value.detach().double() for name, value in (parameters or {}).items()}
+    prepared = compile_neuron(neuron, tuple(values))
+    scalars, rows = prepared.constants(values)
+    like = current[0].detach().double()
+    states = [torch.full_like(like, v) for v in neuron.rest()] if state is None else [s.detach().double() for s in state]
+    errors = [EPS * value.abs() for value in states]
+    distances, bounds = [], []
+    for t, x in enumerate(current.detach().double()):
+        leaves = [x.clone().requires_grad_(), *(value.clone().requires_grad_() for value in states)]
+        with torch.enable_grad():
+            found, local, fired = _interpreted(prepared.forward, leaves, scalars, rows, spikes[t].detach().double())
+        given = [0.0 if magnitude is None else C3_CURRENT * eps * magnitude[t], *errors]
+
+        def carried(place: int) -> tuple[Tensor, Tensor]:
+            value, error = found[place], local[place]  # noqa: B023 - called at once
+            slopes = torch.autograd.grad(value.sum(), leaves, retain_graph=True, allow_unused=True)  # noqa: B023
+            for slope, before in zip(slopes, given, strict=True):  # noqa: B023
+                error = error if slope is None else error + slope.abs() * before
+            return value.detach(), error.detach()
+
+        distance, bound = carried(fired) if fired is not None else (like, like)
+        distances.append(distance.expand(like.shape))
+        bounds.append(bound.expand(like.shape))
+        after = [carried(place) for place in prepared.forward.outputs[1 : 1 + prepared.states]]
+        states, errors = [pair[0] for pair in after], [pair[1] for pair in after]
+    return Trajectory(torch.stack(distances), torch.stack(bounds), tuple(states), tuple(errors))
 
 
-def spikes_at_threshold(spikes: Tensor, membrane: Tensor, bound: Tensor, v_threshold: float) -> Measurement:
+def _interpreted(
+    program: Program, inputs: Sequence[Tensor], scalars: Sequence[float], rows: Sequence[Tensor], spikes: Tensor
+) -> tuple[list[Tensor], list[Tensor], int | None]:
+    """Every value of a step, the rounding errors that fp32 adds to it, and which one the neuron fires by."""
+    values: list[Tensor] = []
+    errors: list[Tensor] = []
+    fired = None
+    for instruction in program.instructions:
+        a, *others = [values[arg] for arg in instruction.args] or [inputs[0]]
+        e = [errors[arg] for arg in instruction.args]
+        match instruction.op:
+            case "input":
+                value, error = inputs[int(instruction.data)], torch.zeros_like(a)
+            case "scalar" | "number":
+                number = instruction.data if instruction.op == "number" else scalars[int(instruction.data)]
+                value = torch.full_like(inputs[0].detach(), number)
+                error = EPS * value.abs()
+            case "row":
+                value = rows[int(instruction.data)].expand(inputs[0].shape)
+                error = EPS * value.abs()
+            case "spike":
+                value, error, fired = spikes, torch.zeros_like(spikes), instruction.args[0]
+            case op:
+                value = TORCH[op](a, *others)
+                error = _rounding(op, value, [a, *others], e)
+        values.append(value)
+        errors.append(error.detach())
+    return values, errors, fired
+
+
+def _rounding(op: str, value: Tensor, args: list[Tensor], errors: list[Tensor]) -> Tensor:
+    """The error of an operation's result: that of its operands, carried on, and its own rounding."""
+    a, b = (*args, args[0])[:2]
+    zero = torch.zeros_like(value, dtype=torch.float64)
+    ea, eb = (*errors, zero)[:2]
+    own = EPS * value.abs() if value.dtype == torch.float64 else zero
+    match op:
+        case "add" | "sub":
+            return ea + eb + own
+        case "mul":
+            return a.abs() * eb + b.abs() * ea + own
+        case "div":
+            return (ea + value.abs() * eb) / b.abs() + own
+        case "where":
+            return torch.where(a, errors[1], errors[2])
+        case "select":
+            return torch.where(a != 0, errors[1], errors[2])
+        case "minimum" | "maximum":
+            return torch.maximum(ea, eb)
+        case "exp":
+            return value * ea + 2 * own
+        case "sqrt":
+            return ea / (2 * value).clamp(min=1e-30) + own
+        case "sigmoid":
+            return ea / 4 + 4 * own
+        case "reciprocal":
+            return value * value * ea + 4 * own
+    return ea  # neg, absolute, detach and conditions
+
+
+def spikes_at_threshold(spikes: Tensor, distance: Tensor, bound: Tensor) -> Measurement:
     """C3: spikes that float64 would not have made lie within ``bound`` of the threshold.
 
-    ``membrane`` is the float64 h of :func:`replay` driven by these very spikes, so each one is judged alone, and so is
-    the first difference of each neuron between any two spike trains. The error is the largest distance in units of its
-    bound.
+    ``distance`` [T, ...] is that of a :func:`trajectory` driven by these very spikes, so each one is judged alone, and
+    so is the first difference of each neuron between any two spike trains. The error is the largest distance in units
+    of its bound.
     """
-    spikes, membrane = spikes.detach().cpu(), membrane.detach()
-    if spikes.shape != membrane.shape:
-        return Measurement("C3", "spikes", math.inf, 1.0, f"shape {list(spikes.shape)}, not {list(membrane.shape)}")
+    spikes, distance = spikes.detach().cpu(), distance.detach()
+    if spikes.shape != distance.shape:
+        return Measurement("C3", "spikes", math.inf, 1.0, f"shape {list(spikes.shape)}, not {list(distance.shape)}")
     if not ((spikes == 0) | (spikes == 1)).all():
         return Measurement("C3", "spikes", math.inf, 1.0, "a spike is neither 0 nor 1")
-    distance = membrane - v_threshold
     differs = spikes.bool() != (distance >= 0)
     if not differs.any():
         return Measurement("C3", "spikes", 0.0, 1.0)
@@ -234,7 +311,7 @@ def spikes_at_threshold(spikes: Tensor, membrane: Tensor, bound: Tensor, v_thres
     index = _worst(error)
     where = (
         f"{int(differs.sum())} of {spikes.numel()} differ from float64; [{_joined(index)}] is {spikes[index].item():g} "
-        f"at h = {membrane[index].item()!r}, v_threshold = {v_threshold!r}, bound {bound[index].item():.3g}"
+        f"at a distance of {distance[index].item()!r} from the threshold, bound {bound[index].item():.3g}"
     )
     return Measurement("C3", "spikes", float(error.max()), 1.0, where, int((differs & (error <= 1)).sum()))
 

@@ -16,16 +16,21 @@ from numba.core import event
 _CHANGED = max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py"))
 
 
-def jit(function: Callable[..., Any] | None = None, *, entry: bool = False, inline: str = "never") -> Any:
-    """``numba.njit`` without the GIL, cached on disk where possible. Only an ``entry`` can be called from Python."""
+def jit(
+    function: Callable[..., Any] | None = None, *, entry: bool = False, inline: str = "never", pointer: bool = False
+) -> Any:
+    """``numba.njit`` without the GIL, cached on disk where possible. Only an ``entry`` can be called from Python.
+
+    ``pointer`` is for :func:`address_of`.
+    """
     if function is None:
-        return lambda f: jit(f, entry=entry, inline=inline)
+        return lambda f: jit(f, entry=entry, inline=inline, pointer=pointer)
     options = {
         "inline": inline,
         "nogil": True,
         "error_model": "numpy",
         "no_cpython_wrapper": not entry,
-        "no_cfunc_wrapper": True,
+        "no_cfunc_wrapper": not pointer,
     }
     try:
         kernel = numba.njit(cache=True, **options)(function)
@@ -34,6 +39,13 @@ def jit(function: Callable[..., Any] | None = None, *, entry: bool = False, inli
     index = kernel._cache._cache_file
     index._source_stamp = (*index._source_stamp, _CHANGED)
     return kernel
+
+
+def address_of(dispatcher: Any, signature: Any) -> int:
+    """Where the machine code of a ``pointer`` function for ``signature`` is, as a C function without the GIL."""
+    dispatcher.compile(signature)
+    compiled = dispatcher.overloads[signature.args]
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
 
 
 @contextmanager

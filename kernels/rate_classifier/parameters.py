@@ -12,8 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn.kernels.neurons import Neuron
+from fastsnn.kernels.neurons.program import compile_neuron
+
 _MOMENTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.SGD: ("momentum_buffer",)}
 _UNSUPPORTED_OPTIONS = ("weight_decay", "dampening", "nesterov", "amsgrad", "maximize", "differentiable")
+
+
+def unsupported_neuron(neuron: Neuron) -> str | None:
+    """Why the kernels can't train such neurons, in one line; None if they can."""
+    name = type(neuron).__name__
+    if not neuron.spikes:
+        return f"neuron is {name}, which doesn't spike, and the fused step trains firing rates"
+    if neuron.learns:
+        return f"neuron is {name}, which learns {', '.join(neuron.learns)}; the fused step trains weights alone"
+    if len(neuron.states) > 1 or compile_neuron(neuron).kept > 1:
+        return f"neuron is {name}, and the fused step has neurons of one state, such as lif"
+    return None
 
 
 def unsupported_optimizer(optimizer: Any) -> str | None:

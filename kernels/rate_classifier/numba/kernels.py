@@ -28,7 +28,6 @@ from fastsnn.kernels.numba.bits import (
     tabulate,
     transpose,
 )
-from fastsnn.kernels.numba.neuron import Neuron, charge, reset, slopes, surrogate
 from fastsnn.kernels.numba.philox import ALWAYS, SCRATCH, U64, draw
 from fastsnn.kernels.numba.threads import meet
 
@@ -43,7 +42,10 @@ class Problem(NamedTuple):
     bias: bool
     adam: bool
     seed: np.uint64
-    neuron: Neuron
+    rest: np.float32
+    """The neurons' state before the first step"""
+    forward_scalars: Any
+    backward_scalars: Any
 
 
 class Workspace(NamedTuple):
@@ -54,11 +56,9 @@ class Workspace(NamedTuple):
     bits: Any
     """uint64 [words + 2, 64]: the spikes of 64 pixels, transposed; scratch; 0 to 63"""
     membrane: Any
-    """float32 [T * columns]: currents, then h, then the gradient of the currents"""
-    derivative: Any
-    """float32 [T * columns]: the surrogate's, at h"""
+    """float32 [T * columns]: currents, then what is kept of a step, then the gradient of the currents"""
     rows: Any
-    """float32 [2, columns]: spike counts or the gradient of a spike; v or its gradient"""
+    """float32 [2, columns]: spike counts or the gradient of a spike; the state or its gradient"""
     table: Any
     """float32 [TABLE_SIZE]"""
 
@@ -72,7 +72,6 @@ def workspaces(workers: int, pixels: int, T: int, columns: int) -> Workspace:
         lists=aligned_empty((workers, 2 + words + SCRATCH, pixels), np.uint64),
         bits=bits,
         membrane=aligned_empty((workers, T * columns), np.float32),
-        derivative=aligned_empty((workers, T * columns), np.float32),
         rows=aligned_empty((workers, 2, columns), np.float32),
         table=aligned_empty((workers, TABLE_SIZE), np.float32),
     )
@@ -133,41 +132,6 @@ def add_gradient(pixels, words, n, gradient, problem, work):
 
 
 @jit
-def forward(membrane, T, columns, v, counts, neuron):
-    """LIF over the currents, which become h; v [columns] and counts [columns] the last v and the numbers of spikes."""
-    for column in range(0, columns, LANES):
-        block_v, block_counts = v[column : column + LANES], counts[column : column + LANES]
-        for i in range(LANES):
-            block_v[i], block_counts[i] = neuron.v_reset, np.float32(0)
-        for t in range(T):
-            row = membrane[t * columns + column : t * columns + column + LANES]
-            for i in range(LANES):
-                h = charge(row[i], block_v[i], neuron)
-                row[i] = h
-                block_v[i] = reset(h, neuron)
-                block_counts[i] += np.float32(1) if h >= neuron.v_threshold else np.float32(0)
-
-
-@jit
-def backward(membrane, T, columns, grad_v, grad_spike, derivative, neuron):
-    """Gradient of the currents in place of h, from that of every spike of a neuron, grad_spike [columns]."""
-    surrogate(membrane, T * columns, neuron, derivative)
-    gain = neuron.inverse_tau if neuron.decay_input else np.float32(1)
-    for column in range(0, columns, LANES):
-        block_v, block_spike = grad_v[column : column + LANES], grad_spike[column : column + LANES]
-        for i in range(LANES):
-            block_v[i] = np.float32(0)
-        for t in range(T - 1, -1, -1):
-            row = membrane[t * columns + column : t * columns + column + LANES]
-            row_derivative = derivative[t * columns + column : t * columns + column + LANES]
-            for i in range(LANES):
-                spike_slope, reset_slope = slopes(row[i], row_derivative[i], neuron)
-                grad_h = block_spike[i] * spike_slope + block_v[i] * reset_slope
-                block_v[i] = grad_h * neuron.leak
-                row[i] = grad_h * gain
-
-
-@jit
 def score(counts, label, problem, batch):
     """Loss of one sample and whether its answer is right; spike counts become the gradient of each such spike."""
     classes = problem.classes
@@ -194,15 +158,19 @@ def score(counts, label, problem, batch):
 
 
 @jit
-def run_group(images, labels, samples, stream, epoch, batch, weight, gradient, learn, problem, work, losses, correct):
+def run_group(
+    forward, backward, images, labels, samples, stream, epoch, batch, weight, gradient, learn, problem, work, losses,
+    correct,
+):  # fmt: skip
     """Losses and answers of the samples; where ``learn``, ``gradient`` is set to their part of the weight gradient.
 
     samples: int64, indices of images uint8 [D, P] and labels; batch: how many samples the loss is averaged over.
     """
-    T, columns, neuron, lists = problem.T, problem.columns, problem.neuron, work.lists
+    T, columns, lists = problem.T, problem.columns, work.lists
+    scalars, backward_scalars = problem.forward_scalars, problem.backward_scalars
     count = 2 * ((T + 127) // 128)
     pixels, thresholds, words, scratch = lists[0], lists[1], lists[2 : 2 + count], lists[2 + count :]
-    counts, v = work.rows[0], work.rows[1]
+    counts, state = work.rows[0], work.rows[1]
     if learn:
         gradient[:] = np.float32(0)
     for s in range(len(samples)):
@@ -210,10 +178,15 @@ def run_group(images, labels, samples, stream, epoch, batch, weight, gradient, l
         n = gather(images[sample], pixels, thresholds)
         draw(pixels, thresholds, n, T, problem.seed, U64(epoch), U64(stream), U64(sample), words, scratch)
         add_currents(pixels, words, n, weight, problem, work)
-        forward(work.membrane, T, columns, v, counts, neuron)
+        state[:], counts[:] = problem.rest, np.float32(0)
+        forward(work.membrane.ctypes, T, columns, state.ctypes, counts.ctypes, scalars.ctypes, len(scalars))
         losses[s], correct[s] = score(counts, labels[sample], problem, batch)
         if learn:
-            backward(work.membrane, T, columns, v, counts, work.derivative, neuron)
+            state[:] = np.float32(0)
+            backward(
+                work.membrane.ctypes, T, columns, state.ctypes, counts.ctypes, backward_scalars.ctypes,
+                len(backward_scalars),
+            )  # fmt: skip
             add_gradient(pixels, words, n, gradient, problem, work)
 
 
@@ -257,17 +230,16 @@ def summarize(sample_loss, sample_correct, batch, losses, correct, step):
 
 @jit(entry=True)
 def run(
-    worker, workers, arrived, images, labels, order, stream, epoch, batch_size, learn, weight, first, second, gradients,
+    worker, workers, arrived, forward, backward, images, labels, order, stream, epoch, batch_size, learn, weight, first, second, gradients,
     rates, constants, problem, work, sample_loss, sample_correct, losses, correct,
 ):  # fmt: skip
     """One worker's share of the samples of ``order`` in batches; where ``learn``, each batch is a training step.
 
-    gradients: float32 [groups, size], the groups' partial sums; losses, correct: one number a batch; the rest as in
+    forward, backward: the neurons' functions, see ``neurons.py``. gradients: float32 [groups, size], the groups' partial sums; losses, correct: one number a batch; the rest as in
     :func:`run_group` and :func:`update`.
     """
     work = Workspace(
-        work.lists[worker], work.bits[worker], work.membrane[worker], work.derivative[worker], work.rows[worker],
-        work.table[worker],
+        work.lists[worker], work.bits[worker], work.membrane[worker], work.rows[worker], work.table[worker]
     )  # fmt: skip
     learned = len(weight) if problem.bias else len(weight) - problem.columns
     for step in range(len(losses)):
@@ -278,7 +250,7 @@ def run(
         for group in range(worker, groups, workers):
             part = slice(group * span, min((group + 1) * span, batch))
             run_group(
-                images, labels, samples[part], stream, epoch, batch, weight, gradients[group], learn, problem, work,
+                forward, backward, images, labels, samples[part], stream, epoch, batch, weight, gradients[group], learn, problem, work,
                 sample_loss[part], sample_correct[part],
             )  # fmt: skip
         if not meet(arrived, workers, 2 * step + 1):

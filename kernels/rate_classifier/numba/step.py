@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.numba.bits import LANES, aligned_empty
-from fastsnn.kernels.numba.neuron import neuron_arguments
 from fastsnn.kernels.numba.threads import meeting, spread
+from fastsnn.kernels.neurons import Neuron
 from fastsnn.kernels.rate_classifier.numba.kernels import Problem, run, workspaces
-from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_optimizer
+from fastsnn.kernels.rate_classifier.numba.neurons import sample_functions, scalars
+from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_neuron, unsupported_optimizer
 
 MAX_T = 4096
 MAX_CLASSES = 1024
@@ -33,7 +34,7 @@ TRAINING, EVALUATION = 0, 1
 """Streams of random numbers."""
 
 
-def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, **neuron: Any) -> str | None:
+def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, neuron: Neuron) -> str | None:
     """Why this case has no fused step, in one line that names the option; None where it has one."""
     if loss not in ("mse", "ce"):
         return f"loss is {loss!r}; the fused step has mse and ce"
@@ -43,7 +44,7 @@ def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any,
     for name, value, most in (("T", T, MAX_MEMBRANE), ("pixels", pixels, MAX_WEIGHTS)):
         if not 1 <= value <= most // _columns(classes):
             return f"{name} is {value}; the fused step has 1 to {most // _columns(classes)} with {classes} classes"
-    return unsupported_optimizer(optimizer)
+    return unsupported_neuron(neuron) or unsupported_optimizer(optimizer)
 
 
 def _columns(classes: int) -> int:
@@ -67,13 +68,13 @@ class RateStep:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, optimizer: Any, *, T: int, seed: int, loss: str, **neuron: Any
+        self, weight: Tensor, bias: Tensor | None, optimizer: Any, *, T: int, seed: int, loss: str, neuron: Neuron
     ) -> None:
         for name, tensor in (("weight", weight), ("bias", bias)):
             if tensor is not None:
                 _check(name, tensor, torch.float32)
         classes, pixels = weight.shape
-        reason = unsupported(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, **neuron)
+        reason = unsupported(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, neuron=neuron)
         if reason is not None:
             raise ValueError(reason)
         self.problem = Problem(
@@ -84,8 +85,11 @@ class RateStep:
             bias=bias is not None,
             adam=isinstance(optimizer, torch.optim.Adam),
             seed=np.uint64(seed % 2**64),
-            neuron=neuron_arguments(**neuron),
+            rest=np.float32(neuron.rest()[0]),
+            forward_scalars=scalars(neuron)[0],
+            backward_scalars=scalars(neuron)[1],
         )
+        self.neuron_functions = sample_functions(neuron)
         self.pixels, self.trained = pixels, optimizer is not None
         self.parameters = Parameters(weight, bias, optimizer, self.problem.columns, exact=False)
         size = (pixels + 1) * self.problem.columns if self.trained else 0
@@ -138,7 +142,7 @@ class RateStep:
         workers, arrived = min(numba.get_num_threads(), GROUPS), meeting()
         weight, first, second = (tensor.reshape(-1).numpy() for tensor in (parameters.weight, *moments))
         spread(
-            run, workers, arrived, *data, order.contiguous().numpy(), stream, epoch, batch_size, learn, weight, first,
+            run, workers, arrived, *self.neuron_functions, *data, order.contiguous().numpy(), stream, epoch, batch_size, learn, weight, first,
             second, self._gradients, rates.numpy(), constants.numpy(), problem,
             workspaces(workers, self.pixels, problem.T, problem.columns),
             np.empty(batch_size), np.empty(batch_size, np.int64), losses.numpy(), correct.numpy(),

@@ -3,8 +3,9 @@
 One program per group of samples, BLOCK_T time steps at a time (128, or all T where they fit in fewer):
 
 1. currents [BLOCK_T, N]: the spikes of the non-zero pixels times their weights;
-2. the neurons walk along the currents, which gives h, the numbers of spikes and, by those, the loss's gradient;
-3. backward through time is an affine recursion, gh[t] = a[t] gh[t + 1] + c[t], and so an associative scan;
+2. the neurons go along the currents, which gives what is kept of each step, the numbers of spikes and, by those, the
+   loss's gradient;
+3. backward through time is an affine recursion, s[t] = a[t + 1] s[t + 1] + c[t + 1], and so an associative scan;
 4. weight gradients: the same spikes times the gradient of the currents, added to a partial sum that the group owns.
 
 A row of a partial sum counts where its stamp is that of the step, so that nothing need be cleared between steps.
@@ -20,7 +21,6 @@ Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
 
 from fastsnn.kernels.triton import INTERPRETED, tl, triton
 from fastsnn.kernels.triton.planes import split3
-from fastsnn.kernels.triton.surrogates import charge, reset, slopes
 
 SIMULATED = tl.constexpr(INTERPRETED)
 """The interpreter computes wrong bf16 products: there the bf16 parts of a number are multiplied as fp32."""
@@ -84,15 +84,16 @@ def _currents(
 
 @triton.jit
 def _walk(
-    current_ptr, h_ptr, v, tau, inv_tau, leak, v_threshold, v_reset,
-    DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
+    current_ptr, kept_ptr, state, left, scalars, STEP: tl.constexpr,
     STEPS: tl.constexpr, UNROLL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The neurons over rows of currents [STEPS, BLOCK_N]: writes h [BLOCK_N, BLOCK_T], returns the last v [BLOCK_N].
+    """The neurons over rows of currents [STEPS, BLOCK_N], of which ``left`` count.
 
+    Writes what is kept of each step, [BLOCK_N, BLOCK_T]; returns the last state and the numbers of spikes [BLOCK_N].
     The next rows are loaded before the present ones are used, since a load can't be moved over a store.
     """
     offs_n = tl.arange(0, BLOCK_N)
+    spikes = tl.zeros((BLOCK_N,), tl.float32)
     rows = ()
     for i in tl.static_range(UNROLL):
         rows += (tl.load(current_ptr + i * BLOCK_N + offs_n),)
@@ -101,11 +102,12 @@ def _walk(
         for i in tl.static_range(UNROLL):
             later += (tl.load(current_ptr + (t + UNROLL + i) * BLOCK_N + offs_n),)
         for i in tl.static_range(UNROLL):
-            h = charge(rows[i], v, tau, inv_tau, leak, v_reset, DECAY_INPUT, RESTING, POWER_OF_TWO)
-            tl.store(h_ptr + offs_n * BLOCK_T + t + i, h)
-            v = reset(h, h >= v_threshold, v_threshold, v_reset, HARD_RESET)
+            results = STEP((rows[i], state), scalars, ())
+            tl.store(kept_ptr + offs_n * BLOCK_T + t + i, results[2])
+            spikes += tl.where(t + i < left, results[0], 0.0)
+            state = results[1]
         rows = later
-    return v
+    return state, spikes
 
 
 @triton.jit
@@ -179,9 +181,8 @@ def step_kernel(
     sizes_ptr, samples_ptr, pixels_ptr, words_ptr, weight_ptr, plane_ptr,
     current_ptr, h_ptr, partial_ptr, stamp_ptr, spikes_ptr,
     batch, batch_size, capacity, pixels,
-    tau, inv_tau, leak, v_threshold, v_reset, alpha,
-    DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
-    DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr, CROSS_ENTROPY: tl.constexpr, HAS_BIAS: tl.constexpr,
+    scalars, backward_scalars, rest,
+    STEP: tl.constexpr, STEP_BACK: tl.constexpr, CROSS_ENTROPY: tl.constexpr, HAS_BIAS: tl.constexpr,
     T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr, UNROLL: tl.constexpr, EXACT: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
@@ -209,7 +210,7 @@ def step_kernel(
         label = tl.load(samples_ptr + slot * 2 + 1, mask=b < batch_size, other=0)
         if b < size:
             pixel_ptr, word_ptr = pixels_ptr + slot * capacity, words_ptr + slot * CHUNKS * 4 * capacity
-            v = tl.zeros((BLOCK_N,), tl.float32) + v_reset
+            state = tl.zeros((BLOCK_N,), tl.float32) + rest
             spikes = tl.zeros((BLOCK_N,), tl.float32)
             for chunk in range(CHUNKS):
                 current = _currents(
@@ -219,33 +220,35 @@ def step_kernel(
                 tl.store(current_ptr + offs_t[:, None] * BLOCK_N + offs_n[None, :], current)
                 tl.debug_barrier()
                 h_rows = h_ptr + chunk * BLOCK_T * BLOCK_N
-                v = _walk(
-                    current_ptr, h_rows, v, tau, inv_tau, leak, v_threshold, v_reset,
-                    DECAY_INPUT, RESTING, POWER_OF_TWO, HARD_RESET, STEPS, UNROLL, BLOCK_T, BLOCK_N,
-                )  # fmt: skip
+                state, fired = _walk(
+                    current_ptr, h_rows, state, T - chunk * 128, scalars, STEP, STEPS, UNROLL, BLOCK_T, BLOCK_N
+                )
+                spikes += fired
                 tl.debug_barrier()
-                mask_t = (chunk * 128 + offs_t < T)[None, :]
-                h = tl.load(h_rows + h_tile, mask=mask_t, other=0.0)
-                spikes += tl.sum(tl.where(mask_t & (h >= v_threshold), 1.0, 0.0), 1)
             tl.store(spikes_ptr + slot * BLOCK_N + offs_n, spikes)
             if BACKWARD:
                 g = _rate_gradient(spikes, label, size, T, CLASSES, BLOCK_N, CROSS_ENTROPY)
-                gh_next = tl.zeros((BLOCK_N,), tl.float32)
+                g_tile = tl.zeros((BLOCK_N, BLOCK_T), tl.float32) + g[:, None]
+                none = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+                grad_state = tl.zeros((BLOCK_N,), tl.float32)
                 for j in range(CHUNKS):
                     chunk = CHUNKS - 1 - j
+                    h_rows = h_ptr + chunk * BLOCK_T * BLOCK_N
                     mask_t = (chunk * 128 + offs_t < T)[None, :]
-                    h = tl.load(h_ptr + chunk * BLOCK_T * BLOCK_N + h_tile, mask=mask_t, other=0.0)
-                    spike_slope, reset_slope = slopes(
-                        h, v_threshold, v_reset, alpha, HARD_RESET, DETACH_RESET, SURROGATE
-                    )
+                    mask_next = ((chunk * 128 + offs_t + 1 < T) & (offs_t + 1 < BLOCK_T))[None, :]
+                    # The gradient of the state after step t, s[t] = a[t + 1] s[t + 1] + c[t + 1], from step t + 1's.
+                    after = tl.load(h_rows + h_tile + 1, mask=mask_next, other=0.0)
+                    a = STEP_BACK((after, none, none + 1.0), backward_scalars, ())[1]
+                    c = STEP_BACK((after, g_tile, none), backward_scalars, ())[1]
                     # A neuron whose loss has no gradient gets none, however steep its surrogate.
-                    a = tl.where(mask_t & (g != 0.0)[:, None], reset_slope * leak, 0.0)
-                    c = tl.where(mask_t, g[:, None] * spike_slope, 0.0)
-                    a, gh = tl.associative_scan((a, c), 1, _compose, reverse=True)
+                    a = tl.where(mask_next & (g_tile != 0.0), a, 0.0)
+                    c = tl.where(mask_next, c, grad_state[:, None])
+                    _, s = tl.associative_scan((a, c), 1, _compose, reverse=True)
+                    h = tl.load(h_rows + h_tile, mask=mask_t, other=0.0)
+                    results = STEP_BACK((h, g_tile, s), backward_scalars, ())
+                    gradient = tl.where(mask_t & (g_tile != 0.0), results[0], 0.0)
                     if CHUNKS > 1:
-                        gh += a * gh_next[:, None]
-                        gh_next = tl.sum(tl.where(offs_t[None, :] == 0, gh, 0.0), 1)
-                    gradient = gh * inv_tau if DECAY_INPUT else gh
+                        grad_state = tl.sum(tl.where(offs_t[None, :] == 0, results[1], 0.0), 1)
                     _add_weight_gradient(
                         gradient, pixel_ptr, word_ptr + chunk * 4 * capacity, partial_ptr, stamp_ptr, stamp,
                         count, capacity, BLOCK_T, BLOCK_N, BLOCK_K, EXACT, ACCUMULATE,

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn.kernels.neurons.program import CompiledNeuron
+
 from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import CHUNK, PixelIndex, encode_kernel
 from fastsnn.kernels.rate_classifier.triton.kernels import step_kernel
 from fastsnn.kernels.rate_classifier.triton.update import tally_kernel, update_kernel
 from fastsnn.kernels.triton import triton
+from fastsnn.kernels.triton.program import device_function
 
 MAX_GROUPS = 256
 """Partial sums of the weight gradient, at most."""
@@ -44,8 +47,7 @@ class Problem:
     has_bias: bool
     exact: bool
     """Products as three bf16 products on tensor cores, else in fp32."""
-    neuron: dict[str, Any]
-    """Arguments of the kernels, from ``surrogates.neuron_arguments``."""
+    neuron: CompiledNeuron
 
     @property
     def block_n(self) -> int:
@@ -178,7 +180,10 @@ class Plan:
         step_kernel[self.groups, batches](
             self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
             self.currents, self.h, self.partial, self.stamps, self.spikes,
-            batch, self.batch_size, self.capacity, problem.pixels, **problem.neuron,
+            batch, self.batch_size, self.capacity, problem.pixels,
+            problem.neuron.constants({})[0] or (0.0,), problem.neuron.constants({}, True)[0] or (0.0,),
+            problem.neuron.neuron.rest()[0], STEP=device_function(problem.neuron.forward),
+            STEP_BACK=device_function(problem.neuron.backward),
             CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, T=problem.T, CLASSES=problem.classes,
             BLOCK_T=problem.block_t, BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group,
             UNROLL=problem.unroll, EXACT=problem.exact, BACKWARD=self.training,

@@ -18,11 +18,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_optimizer
+from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_neuron, unsupported_optimizer
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex, index_pixels
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
 from fastsnn.kernels.triton import check_device, check_dtype, device_guard, planes
-from fastsnn.kernels.triton.surrogates import neuron_arguments
+from fastsnn.kernels.neurons import Neuron
+from fastsnn.kernels.neurons.program import compile_neuron
 
 MAX_T = 1024
 MAX_CLASSES = 32
@@ -31,14 +32,14 @@ TRAINING, EVALUATION = 0, 1
 """Streams of random numbers."""
 
 
-def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, **neuron: Any) -> str | None:
+def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, neuron: Neuron) -> str | None:
     """Why this case has no fused step, in one line that names the option; None where it has one."""
     if loss not in ("mse", "ce"):
         return f"loss is {loss!r}; the fused step has mse and ce"
     for name, value, most in (("T", T, MAX_T), ("classes", classes, MAX_CLASSES), ("pixels", pixels, MAX_PIXELS)):
         if not 1 <= value <= most:
             return f"{name} is {value}; the fused step has 1 to {most}"
-    return unsupported_optimizer(optimizer)
+    return unsupported_neuron(neuron) or unsupported_optimizer(optimizer)
 
 
 class RateStep:
@@ -50,14 +51,14 @@ class RateStep:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, optimizer: Any, *, T: int, seed: int, loss: str, **neuron: Any
+        self, weight: Tensor, bias: Tensor | None, optimizer: Any, *, T: int, seed: int, loss: str, neuron: Neuron
     ) -> None:
         for name, tensor in (("weight", weight), ("bias", bias)):
             if tensor is not None:
                 check_device(name, tensor)
                 check_dtype(name, tensor, (torch.float32,))
         classes, pixels = weight.shape
-        reason = unsupported(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, **neuron)
+        reason = unsupported(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, neuron=neuron)
         if reason is not None:
             raise ValueError(reason)
         self.problem = Problem(
@@ -68,7 +69,7 @@ class RateStep:
             cross_entropy=loss == "ce",
             has_bias=bias is not None,
             exact=_has_bf16_products(weight.device),
-            neuron=neuron_arguments(**neuron),
+            neuron=compile_neuron(neuron),
         )
         self.parameters = Parameters(weight, bias, optimizer, self.problem.block_n, self.problem.exact)
         self.trained = optimizer is not None

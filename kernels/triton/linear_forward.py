@@ -1,11 +1,11 @@
-"""The fused forward pass of linear + LIF: a matrix product whose epilogue is the scan over time.
+"""The fused forward pass of a linear layer and its neurons: a matrix product whose epilogue is the scan over time.
 
 A program owns SAMPLES samples and BLOCK_N neurons, and the rows of its tile are (sample, step): STEPS consecutive time
 steps of each sample. So the weight is read as often as in a plain product, and the currents make one round trip through
-the cache, in the very memory that h will fill. A longer T takes a launch for every STEPS of them, v carried in memory:
-a loop in the kernel would keep the addresses of the product alive through the scan, and spill.
+the cache, in the very memory that what is kept will fill. A longer T takes a launch for every STEPS of them, states
+carried in memory: a loop in the kernel would keep the addresses of the product alive through the scan, and spill.
 
-Reference: ``kernels/reference.py``. Tests: ``tests/test_linear_lif.py``. Benchmark: ``bench/bench_linear_lif.py``.
+Tests: ``tests/test_linear.py``. Benchmark: ``bench/bench_linear.py``.
 """
 
 from typing import Any
@@ -13,24 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.triton import device_guard, planes, tl, triton
 from fastsnn.kernels.triton.planes import ROWS, multiply
-from fastsnn.kernels.triton.surrogates import charge, forward_arguments, reset
+from fastsnn.kernels.triton.program import device_function
+from fastsnn.kernels.triton.scan import constants, load_rows
 
 
 @triton.jit
-def linear_lif_forward_kernel(
-    x_ptr, weight_ptr, bias_ptr, v_init_ptr, current_ptr, h_ptr, spikes_ptr, v_ptr,
-    T, B, N, K, weight_K, width, plane, stride_weight,
-    tau, inv_tau, leak, v_threshold, v_reset,
-    DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_V_INIT: tl.constexpr, SAVE_H: tl.constexpr, PACK: tl.constexpr,
+def linear_forward_kernel(
+    x_ptr, weight_ptr, bias_ptr, state_ptr, current_ptr, kept_ptr, output_ptr, final_ptr, rows_ptr,
+    T, B, N, K, weight_K, width, plane, stride_weight, stride_state, stride_kept, scalars, rest,
+    STEP: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, ROWS_LEARNT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, PACK: tl.constexpr,
     LEFT_EXACT: tl.constexpr, PLANES: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
     SAMPLES: tl.constexpr, STEPS: tl.constexpr, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """SAMPLES samples and BLOCK_N neurons over T <= STEPS time steps; N of an output row's ``width`` neurons.
 
-    ``current_ptr`` is memory for the fp32 currents [T, B, width]: h's own, or that of fp32 spikes.
+    ``current_ptr`` is memory for the fp32 currents [T, B, width]: that of what is kept first, or of an fp32 output.
     """
     columns = tl.cdiv(N, BLOCK_N)
     pid = tl.program_id(0)
@@ -56,71 +57,85 @@ def linear_lif_forward_kernel(
     lanes = lane_b.to(tl.int64)[:, None] * width + offs_n[None, :]
     mask_lanes = (lane_b < B)[:, None] & mask_n
     stride_t = tl.cast(B, tl.int64) * width
-    if HAS_V_INIT:
-        v = tl.load(v_init_ptr + lanes, mask=mask_lanes, other=0.0).to(tl.float32)
+    if HAS_STATE:
+        state = load_rows(state_ptr, stride_state, lanes, mask_lanes, STATES)
     else:
-        v = tl.zeros((SAMPLES, BLOCK_N), tl.float32) + v_reset
+        state = ()
+        for k in tl.static_range(STATES):
+            state += (tl.zeros((SAMPLES, BLOCK_N), tl.float32) + rest[k],)
+    learnt = load_rows(rows_ptr, stride_state, lanes, mask_lanes, ROWS_LEARNT)
     for start in range(0, T, GROUP):
         currents = ()
         for i in tl.static_range(GROUP):
             mask_t = mask_lanes & (offs_n < tl.where(start + i < T, N, 0))[None, :]
             currents += (tl.load(current_ptr + (start + i) * stride_t + lanes, mask=mask_t, other=0.0),)
-        # Where several threads hold one lane, all must have read before one of them writes h over a current.
+        # If several threads hold one lane, all must have read before one of them writes over a current.
         tl.debug_barrier()
         word = tl.zeros((SAMPLES, BLOCK_N), tl.int32)
         for i in tl.static_range(GROUP):
             mask_t = mask_lanes & (offs_n < tl.where(start + i < T, N, 0))[None, :]
-            h = charge(currents[i], v, tau, inv_tau, leak, v_reset, DECAY_INPUT, RESTING, POWER_OF_TWO)
-            fired = (h >= v_threshold) & mask_t
-            if SAVE_H:
-                tl.store(h_ptr + (start + i) * stride_t + lanes, h, mask=mask_t)
+            results = STEP((currents[i],) + state, scalars, learnt)
+            for k in tl.static_range(KEPT):
+                kept = kept_ptr + tl.cast(k, tl.int64) * stride_kept + (start + i) * stride_t + lanes
+                tl.store(kept, results[1 + STATES + k], mask=mask_t)
             if PACK:
-                word |= fired.to(tl.int32) << i
+                word |= ((results[0] != 0.0) & mask_t).to(tl.int32) << i
             else:
-                tl.store(spikes_ptr + (start + i) * stride_t + lanes, tl.where(fired, 1.0, 0.0), mask=mask_t)
-            v = tl.where(mask_t, reset(h, fired, v_threshold, v_reset, HARD_RESET), v)
+                tl.store(output_ptr + (start + i) * stride_t + lanes, results[0], mask=mask_t)
+            after = ()
+            for k in tl.static_range(STATES):
+                after += (tl.where(mask_t, results[1 + k], state[k]),)
+            state = after
         if PACK:
             mask_t = mask_lanes & (offs_n < tl.where(start < T, N, 0))[None, :]
-            tl.store(spikes_ptr + (start // 32) * stride_t + lanes, word, mask=mask_t)
-    tl.store(v_ptr + lanes, v, mask=mask_lanes)
+            tl.store(output_ptr + (start // 32) * stride_t + lanes, word, mask=mask_t)
+    for k in tl.static_range(STATES):
+        tl.store(final_ptr + tl.cast(k, tl.int64) * stride_state + lanes, state[k], mask=mask_lanes)
 
 
-def linear_lif_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, v_init: Tensor | None,
-    spikes: Tensor, v: Tensor, h: Tensor | None, neuron: dict[str, Any],
+def linear_forward(
+    neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
+    parameters: dict[str, Tensor], output: Tensor, final: Tensor, kept: Tensor | None,
 ) -> None:  # fmt: skip
-    """Fill ``spikes`` [T, B, N] (int32 words [ceil(T / 32), B, N]), ``v`` [B, N] and ``h`` [T, B, N], all contiguous.
+    """Fill ``output`` [T, B, N] (int32 words [ceil(T / 32), B, N]), ``final`` [S, B, N] and ``kept`` [K, T, B, N].
 
-    x [T, B, K] is contiguous, of any float dtype or uint8.
+    All are contiguous, as x [T, B, K], of any float dtype or uint8, is.
     """
     T, B, K = x.shape
     N = weight.shape[0]
-    constants = planes.arithmetic(x.device, weight.dtype)
-    options = planes.tile_options(x.device, x.dtype, constants, K, N)
+    kept = kept if neuron.kept else None
+    arithmetic = planes.arithmetic(x.device, weight.dtype)
+    options = planes.tile_options(x.device, x.dtype, arithmetic, K, N)
     steps, block_n = choose_tile(T, B, N, options["BLOCK_N"], x.device)
-    packed = spikes.dtype == torch.int32
-    panel = max(planes.PANEL_BYTES // (6 * K) // 128, 1) * 128 if constants["PLANES"] == 3 else N
+    packed = output.dtype == torch.int32
+    panel = max(planes.PANEL_BYTES // (6 * K) // 128, 1) * 128 if arithmetic["PLANES"] == 3 else N
     scratch = None
-    if h is None and (packed or spikes.dtype != torch.float32):
+    if kept is None and (packed or output.dtype != torch.float32):
         scratch = torch.empty(min(T, steps), B, N, dtype=torch.float32, device=x.device)
+    scalars, rows = constants(neuron, parameters, final[0])
+    rows = rows.view(-1, B, N)
     with device_guard(x):
         for first in range(0, N, panel):
             neurons = slice(first, first + panel)
-            right = planes.split(weight[neurons]) if constants["PLANES"] == 3 else weight[neurons]
+            right = planes.split(weight[neurons]) if arithmetic["PLANES"] == 3 else weight[neurons]
             for t in range(0, T, steps):
                 chunk = slice(t, t + steps)
-                out = spikes[t // 32 if packed else t :, :, neurons]
-                h_chunk = out if h is None else h[chunk, :, neurons]
-                current = scratch[:, :, neurons] if scratch is not None else h_chunk
-                initial = v_init if t == 0 else v
+                out = output[t // 32 if packed else t :, :, neurons]
+                kept_chunk = out if kept is None else kept[:, chunk, :, neurons]
+                current = out if kept is None else kept_chunk[0]
+                current = current if scratch is None else scratch[:, :, neurons]
+                initial = state if t == 0 else final
                 grid = (triton.cdiv(B, ROWS // steps) * triton.cdiv(right.shape[-2], block_n),)
-                linear_lif_forward_kernel[grid](
+                linear_forward_kernel[grid](
                     x[chunk], right, weight if bias is None else bias[neurons],
-                    v if initial is None else initial[:, neurons], current, h_chunk, out, v[:, neurons],
+                    final if initial is None else initial[:, :, neurons], current, kept_chunk, out,
+                    final[:, :, neurons], rows[:, :, neurons],
                     min(steps, T - t), B, right.shape[-2], K, right.shape[-1], N, right.stride(0), right.stride(-2),
-                    **forward_arguments(**neuron),
-                    HAS_BIAS=bias is not None, HAS_V_INIT=initial is not None, SAVE_H=h is not None, PACK=packed,
-                    **constants, **options | {"BLOCK_N": block_n},
+                    B * N, T * B * N, scalars, neuron.neuron.rest(),
+                    STEP=device_function(neuron.forward), STATES=neuron.states,
+                    KEPT=0 if kept is None else neuron.kept, ROWS_LEARNT=neuron.forward.rows,
+                    HAS_BIAS=bias is not None, HAS_STATE=initial is not None, PACK=packed,
+                    **arithmetic, **options | {"BLOCK_N": block_n},
                     SAMPLES=ROWS // steps, STEPS=steps, GROUP=min(steps, 32 if packed else 16),
                 )  # fmt: skip
 

@@ -1,0 +1,249 @@
+"""The operations as functions, over whichever backend is asked for, and the one place where arguments are checked."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from fastsnn import backends
+from fastsnn.kernels.neurons import LIF, Neuron
+from fastsnn.kernels.packed import PackedSpikes
+
+State = Mapping[str, Tensor]
+"""A neuron's states by name, each a tensor [B, ...]."""
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def scan(
+    current: Tensor,
+    neuron: Neuron | None = None,
+    state: State | None = None,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run neurons over T time steps of input current.
+
+    Args:
+        current: input current, floating point, [T, B, ...].
+        neuron: the neuron; default ``fastsnn.LIF()``.
+        state: its states before the first step, by name, each [B, ...]; default at rest.
+        parameters: parameters of the neuron that learn, by name: tensors that broadcast to [B, ...], as [] (one for the
+            layer), [N] (one per neuron) or [C, 1, 1] (one per channel).
+        backend: ``auto``, ``torch``, ``cupy``, ``triton``, ``numba``, or one that was registered.
+
+    Returns:
+        the output, spikes of 0 and 1 (or potentials, of a neuron that doesn't spike), [T, B, ...], and the states after
+        the last step.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype or device, or the backend can't compute it.
+        BackendUnavailable: the backend can't run on current's device.
+
+    Source: SpikingJelly's neurons in multi-step mode.
+    """
+    neuron = checked_neuron(neuron)
+    check_tensor("current", current, _DTYPES)
+    if current.dim() < 2 or not current.shape[0]:
+        raise ValueError(f"current has shape {list(current.shape)}; allowed: [T, B, ...] with T at least 1")
+    shape = current.shape[1:]
+    given = _checked_parameters(parameters, neuron, shape, current.device)
+    stacked = _stacked(state, neuron, shape, current)
+    chosen = backends.resolve(backend, current.device, neuron, current.dtype, bool(given))
+    output, last = chosen.scan(current, neuron, stacked, given)
+    return output, dict(zip(neuron.states, last.unbind(), strict=True))
+
+
+@overload
+def linear(
+    x: Tensor | PackedSpikes,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    neuron: Neuron | None = None,
+    state: State | None = None,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    backend: str = "auto",
+    packed: Literal[False] = False,
+    path: str = "auto",
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def linear(
+    x: Tensor | PackedSpikes,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    neuron: Neuron | None = None,
+    state: State | None = None,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    backend: str = "auto",
+    packed: bool,
+    path: str = "auto",
+) -> tuple[Tensor | PackedSpikes, dict[str, Tensor]]: ...
+
+
+def linear(
+    x: Tensor | PackedSpikes,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    neuron: Neuron | None = None,
+    state: State | None = None,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    backend: str = "auto",
+    packed: bool = False,
+    path: str = "auto",
+) -> tuple[Tensor | PackedSpikes, dict[str, Tensor]]:
+    """Run neurons driven by ``x @ weight.T + bias`` over T time steps.
+
+    Under autocast x, weight and bias are used in its dtype, as in ``nn.Linear``; states stay in fp32.
+
+    Args:
+        x: input spikes or values, floating point, bool or uint8, [T, B, K], or packed spikes.
+        weight: [N, K].
+        bias: [N] or None.
+        neuron, state, parameters, backend: see :func:`scan`; states and parameters are of [B, N].
+        packed: return the spikes as ``PackedSpikes``, for a next layer. They mean the same on every backend; only
+            triton keeps them for backward as they are, 1/32 of fp32.
+        path: with backend triton ``fused``, ``library`` (torch's product, then the neurons) or ``auto``, which takes
+            the faster one by the size of K (``fastsnn.kernels.triton.linear.FUSED_UP_TO``). Others: ``auto``.
+
+    Returns:
+        the output [T, B, N], and the states after the last step.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailable: see :func:`scan`.
+
+    Source: SpikingJelly's ``layer.Linear`` followed by a neuron in multi-step mode.
+    """
+    neuron = checked_neuron(neuron)
+    if packed and not neuron.spikes:
+        raise ValueError(f"packed is True, but {type(neuron).__name__} gives potentials, not spikes; allowed: False")
+    shape, device = _checked_input(x)
+    check_weight("weight", weight, (None, shape[-1]), device, f"for x {shape}")
+    if bias is not None:
+        check_tensor("bias", bias, (weight.dtype,))
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias has shape {list(bias.shape)}; allowed: [{weight.shape[0]}]")
+        _check_device("bias", bias, device)
+    output_shape = torch.Size((*shape[1:-1], weight.shape[0]))
+    given = _checked_parameters(parameters, neuron, output_shape, device)
+    stacked = _stacked(state, neuron, output_shape, weight)
+    chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given))
+    if path not in chosen.paths:
+        raise ValueError(f"path is {path!r}; backend {chosen.name} allows: {', '.join(chosen.paths)}")
+    precision: AbstractContextManager[object] = nullcontext()
+    # The meta device knows no autocast, and torch's own leaves fp64 alone.
+    if device.type != "meta" and torch.is_autocast_enabled(device.type) and weight.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device.type)
+        x = x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        precision = torch.autocast(device.type, enabled=False)
+    with precision:
+        output, last = chosen.linear(x, weight, bias, neuron, stacked, given, packed, path)
+    return output, dict(zip(neuron.states, last.unbind(), strict=True))
+
+
+def checked_neuron(neuron: Neuron | None) -> Neuron:
+    """The neuron, or the default one; raises TypeError for anything else."""
+    if neuron is None:
+        return LIF()
+    if not isinstance(neuron, Neuron):
+        raise TypeError(f"neuron is {neuron!r}; allowed: a fastsnn.Neuron such as fastsnn.LIF(), or None")
+    return neuron
+
+
+def check_tensor(name: str, value: object, dtypes: Sequence[torch.dtype]) -> None:
+    """Raise TypeError unless ``value`` is a tensor of one of the dtypes."""
+    allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}; allowed: a tensor of {allowed}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}; allowed: {allowed}")
+
+
+def check_weight(
+    name: str, weight: Tensor, shape: tuple[int | None, int], device: torch.device, remark: str
+) -> None:
+    """Raise unless ``weight`` is a matrix of the shape, of which None is any number, on the device."""
+    check_tensor(name, weight, _DTYPES)
+    fits = weight.dim() == 2 and all(want in (None, got) for want, got in zip(shape, weight.shape, strict=True))
+    if not fits:
+        wanted = ", ".join("N" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {list(weight.shape)}; allowed: [{wanted}] {remark}")
+    _check_device(name, weight, device)
+
+
+def _checked_input(x: object) -> tuple[list[int], torch.device]:
+    """The shape [T, B, K] and the device of a layer's x."""
+    if isinstance(x, PackedSpikes):
+        check_tensor("x's words", x.words, (torch.int32,))
+        shape = [x.T, *x.words.shape[1:]]
+        if len(x.words) != math.ceil(x.T / 32):
+            found = f"x has T = {x.T} and words of shape {list(x.words.shape)}"
+            raise ValueError(
+                f"{found}; allowed: [ceil(T / 32), B, K], so T from {32 * len(x.words) - 31} to {32 * len(x.words)}"
+            )
+        if x.carrier is not None and list(x.carrier.shape) != shape:
+            raise ValueError(f"x's carrier has shape {list(x.carrier.shape)}; allowed: {shape}, or None")
+        device = x.words.device
+    else:
+        check_tensor("x", x, (*_DTYPES, torch.bool, torch.uint8))
+        assert isinstance(x, Tensor)
+        shape, device = list(x.shape), x.device
+    if len(shape) < 3 or not shape[0] or not shape[-1]:
+        raise ValueError(f"x has shape {shape}; allowed: [T, B, K] with T and K at least 1")
+    return shape, device
+
+
+def _check_device(name: str, value: Tensor, device: torch.device) -> None:
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device}; allowed: {device}, where the input is")
+
+
+def _stacked(state: State | None, neuron: Neuron, shape: torch.Size, like: Tensor) -> Tensor | None:
+    """The states as the backends take them, [S, B, ...]."""
+    if state is None:
+        return None
+    allowed = ", ".join(neuron.states)
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state is {type(state).__name__}; allowed: a mapping from {allowed} to tensors, or None")
+    if wrong := set(state) ^ set(neuron.states):
+        name = sorted(wrong)[0]
+        problem = "lacks" if name in neuron.states else "has an unknown"
+        raise ValueError(f"state {problem} {name!r}; allowed: all of {allowed}")
+    dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
+    for name, value in state.items():
+        check_tensor(f"state {name!r}", value, (dtype,))
+        if value.shape != shape:
+            raise ValueError(f"state {name!r} has shape {list(value.shape)}; allowed: {list(shape)}")
+        _check_device(f"state {name!r}", value, like.device)
+    return torch.stack([state[name] for name in neuron.states])
+
+
+def _checked_parameters(
+    parameters: Mapping[str, Tensor] | None, neuron: Neuron, shape: torch.Size, device: torch.device
+) -> dict[str, Tensor]:
+    """The learnt parameters, checked, in the order of the neuron's fields."""
+    parameters = dict(parameters or {})
+    known = neuron.parameters()
+    for name, value in parameters.items():
+        if name not in known:
+            raise ValueError(f"parameters has {name!r}; {type(neuron).__name__} allows: {', '.join(known)}")
+        check_tensor(f"parameter {name!r}", value, (torch.float32, torch.float64))
+        try:
+            fits = torch.broadcast_shapes(value.shape, shape) == shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"parameter {name!r} has shape {list(value.shape)}; allowed: one that broadcasts to {list(shape)}"
+            )
+        _check_device(f"parameter {name!r}", value, device)
+    return {name: parameters[name] for name in known if name in parameters}

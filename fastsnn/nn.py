@@ -1,0 +1,109 @@
+"""Layers of neurons as ``nn.Module``s, over whichever backend is asked for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsnn.functional import checked_neuron, linear, scan
+from fastsnn.kernels.neurons import Neuron
+from fastsnn.kernels.packed import PackedSpikes
+
+
+class Spiking(nn.Module):
+    """A layer of neurons over given currents: [T, B, ...] -> [T, B, ...]. See :func:`fastsnn.scan`.
+
+    Every call starts at rest.
+
+    Args:
+        neuron: the neuron; default ``fastsnn.LIF()``.
+        learn: names of its parameters that learn; default those that the neuron itself names (tau of ``PLIF``).
+        size: shape of each learnt parameter: () for one for the layer, (N,) for one per neuron, (C, 1, 1) for one per
+            channel.
+        backend: ``auto``, ``torch``, ``cupy``, ``triton``, ``numba``, or one that was registered.
+
+    Raises TypeError or ValueError for a neuron or a name that isn't one.
+    """
+
+    def __init__(
+        self,
+        neuron: Neuron | None = None,
+        learn: Sequence[str] | None = None,
+        size: Sequence[int] = (),
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.neuron, self.backend = checked_neuron(neuron), backend
+        self.learns = add_learnt_parameters(self, self.neuron, learn, size)
+
+    def forward(self, current: Tensor) -> Tensor:
+        learnt = {name: getattr(self, name) for name in self.learns}
+        return scan(current, self.neuron, parameters=learnt, backend=self.backend)[0]
+
+    def extra_repr(self) -> str:
+        return f"{self.neuron}, backend={self.backend!r}"
+
+
+class LinearLIF(nn.Linear):
+    """``nn.Linear`` followed by neurons, fused: [T, B, K] -> spikes [T, B, N]. See :func:`fastsnn.linear`.
+
+    Weights, their initial values and the keys of ``state_dict`` are nn.Linear's, so the weights of a pair of
+    SpikingJelly's ``layer.Linear`` and ``neuron.LIFNode`` load as they are. Every call starts at rest. A layer with
+    ``packed`` hands packed spikes to the next one, as the first of
+    ``nn.Sequential(LinearLIF(784, 1000, packed=True), LinearLIF(1000, 10))``. ``learn`` and ``size`` are those of
+    :class:`Spiking`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        neuron: Neuron | None = None,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        packed: bool = False,
+        path: str = "auto",
+        learn: Sequence[str] | None = None,
+        size: Sequence[int] = (),
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self.neuron, self.backend = checked_neuron(neuron), backend
+        self.packed, self.path = packed, path
+        self.learns = add_learnt_parameters(self, self.neuron, learn, size, device)
+
+    def forward(self, x: Tensor | PackedSpikes) -> Any:
+        output, _ = linear(
+            x,
+            self.weight,
+            self.bias,
+            self.neuron,
+            parameters={name: getattr(self, name) for name in self.learns},
+            backend=self.backend,
+            packed=self.packed,
+            path=self.path,
+        )
+        return output
+
+    def extra_repr(self) -> str:
+        packed, path = ", packed=True" * self.packed, f", path={self.path!r}" * (self.path != "auto")
+        return f"{super().extra_repr()}, {self.neuron}, backend={self.backend!r}{packed}{path}"
+
+
+def add_learnt_parameters(
+    module: nn.Module,
+    neuron: Neuron,
+    learn: Sequence[str] | None,
+    size: Sequence[int],
+    device: torch.device | str | None = None,
+) -> tuple[str, ...]:
+    """Give a layer the parameters of its neurons that learn, under their own names; returns the names."""
+    values = neuron.parameters()
+    names = tuple(neuron.learns if learn is None else learn)
+    for name in names:
+        if name not in values:
+            raise ValueError(f"learn has {name!r}; {type(neuron).__name__} allows: {', '.join(values)}")
+        module.register_parameter(name, nn.Parameter(torch.full(tuple(size), values[name], device=device)))
+    return names

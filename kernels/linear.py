@@ -1,0 +1,184 @@
+"""The operation *linear*: neurons driven by a linear layer, forward and backward through time.
+
+    x [T, ..., K] float, bool, uint8 or packed; weight [N, K] fp32, fp16 or bf16; bias [N], state [S, ..., N] or None
+    ->  output [T, ..., N] (weight's dtype, or packed), state [S, ..., N] (fp32)
+
+One operator of torch for every neuron and both compiled backends; its kernels are in ``triton/linear.py`` and
+``numba/linear.py``, its oracle is ``reference.py``. What is said of values and parameters in ``scan.py`` holds here.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels.neurons.neuron import Neuron
+from fastsnn.kernels.neurons.program import compile_neuron
+from fastsnn.kernels.packed import PackedSpikes, carrier_for
+from fastsnn.kernels.scan import needs_gradient, ready, sum_to
+
+
+@torch.library.custom_op("fastsnn::linear", mutates_args=())
+def linear_op(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, carrier: Tensor | None,
+    values: Sequence[Tensor], parameters: Sequence[Tensor],
+    T: int, pack: bool, keep: bool, path: str, neuron: str, learnt: str, backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(output, last state, kept, carrier) of x [T, B, K] or words [ceil(T / 32), B, K]; ``pack`` makes output words.
+
+    Nothing is kept without ``keep``, which backward needs; the carriers (see ``packed.py``) go with words.
+    """
+    outputs = _empty_outputs(
+        x, weight, bias, state, carrier, values, parameters, T, pack, keep, path, neuron, learnt, backend
+    )
+    output, final, kept, out_carrier = outputs
+    if not final.numel():
+        return outputs
+    prepared, given = ready(neuron, learnt, parameters)
+    if backend == "triton":
+        from fastsnn.kernels.triton import linear as triton_linear
+
+        x = triton_linear.operand(x, T)
+        kept_or_none = kept if keep else None
+        triton_linear.forward(prepared, x, weight, bias, state, given, output, final, kept_or_none, path)
+        return outputs
+    from fastsnn.kernels.numba import linear as numba_linear
+
+    output, final, kept = numba_linear.forward(prepared, x, weight, bias, state, given, T, pack, keep)
+    return output, final, kept, out_carrier
+
+
+@linear_op.register_fake
+def _empty_outputs(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, carrier: Tensor | None,
+    values: Sequence[Tensor], parameters: Sequence[Tensor],
+    T: int, pack: bool, keep: bool, path: str, neuron: str, learnt: str, backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    prepared, _ = ready(neuron, learnt, parameters)
+    shape = (x.shape[1], weight.shape[0])
+    output = x.new_empty(-(-T // 32) if pack else T, *shape, dtype=torch.int32 if pack else weight.dtype)
+    final = x.new_empty((prepared.states, *shape), dtype=torch.float32)
+    # On the CPU the currents are kept, from which backward makes the steps again.
+    count = prepared.kept if backend == "triton" else 1
+    kept = x.new_empty((count, T, *shape) if keep else (0,), dtype=torch.float32)
+    return output, final, kept, carrier_for(final, T, *shape) if pack else final.new_empty(0)
+
+
+@torch.library.custom_op("fastsnn::linear_backward", mutates_args=())
+def linear_backward_op(
+    grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor, x: Tensor, weight: Tensor,
+    state: Tensor | None, parameters: Sequence[Tensor], needs: Sequence[bool], x_dtype: torch.dtype,
+    path: str, T: int, neuron: str, learnt: str, backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x (``x_dtype``), weight and bias, each empty if ``needs`` is False, of the state and of the rows."""
+    outputs = _empty_grads(
+        grad_output, grad_final, kept, x, weight, state, parameters, needs, x_dtype, path, T, neuron, learnt, backend
+    )
+    grad_x, grad_weight, grad_bias, grad_state, grad_rows = outputs
+    if not grad_state.numel():
+        return tuple(output.zero_() for output in outputs)  # type: ignore[return-value]
+    prepared, given = ready(neuron, learnt, parameters)
+    wanted = [grad if need else None for grad, need in zip((grad_x, grad_weight, grad_bias), needs, strict=True)]
+    if backend == "triton":
+        from fastsnn.kernels.triton import linear as triton_linear
+
+        x = triton_linear.operand(x, T)
+        triton_linear.backward(
+            prepared, grad_output, grad_final, kept, x, weight, given, path, *wanted, grad_state, grad_rows
+        )
+        return outputs
+    from fastsnn.kernels.numba import linear as numba_linear
+
+    numba_linear.backward(
+        prepared, grad_output, grad_final, kept[0], x, weight, state, given, T, *wanted, grad_state, grad_rows
+    )
+    return outputs
+
+
+@linear_backward_op.register_fake
+def _empty_grads(
+    grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor, x: Tensor, weight: Tensor,
+    state: Tensor | None, parameters: Sequence[Tensor], needs: Sequence[bool], x_dtype: torch.dtype,
+    path: str, T: int, neuron: str, learnt: str, backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    prepared, _ = ready(neuron, learnt, parameters)
+    (N, K), B = weight.shape, x.shape[1]
+    shapes = [shape if need else (0,) for shape, need in zip(((T, B, K), (N, K), (N,)), needs, strict=True)]
+    dtypes = (x_dtype, weight.dtype, weight.dtype)
+    grads = [weight.new_empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    for count in (prepared.states, len(prepared.learnt_constants)):
+        grads.append(weight.new_empty((count, B, N), dtype=torch.float32))
+    return tuple(grads)  # type: ignore[return-value]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, _, state, carrier, values, parameters, T, pack, keep, path, neuron, learnt, backend = inputs
+    if not keep:
+        raise ValueError("keep is False; allowed: True if a gradient is needed")
+    ctx.save_for_backward(output[2], x, weight, state, *parameters)
+    ctx.set_materialize_grads(False)
+    ctx.pack, ctx.given = pack, (path, T, neuron, learnt, backend)
+    ctx.x_dtype = x.dtype if carrier is None else carrier.dtype
+    ctx.value_shapes = [value.shape for value in values]
+
+
+def _backward(
+    ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _: Any, grad_carrier: Tensor | None
+) -> tuple[Any, ...]:
+    kept, x, weight, state, *parameters = ctx.saved_tensors
+    of_x, of_weight, of_bias, of_state, of_carrier, *_ = ctx.needs_input_grad
+    grad_x, grad_weight, grad_bias, grad_state, grad_rows = linear_backward_op(
+        grad_carrier if ctx.pack else grad_output, grad_final, kept, x, weight, state, parameters,
+        [of_x or of_carrier, of_weight, of_bias], ctx.x_dtype, *ctx.given,
+    )  # fmt: skip
+    return (
+        grad_x if of_x else None,
+        grad_weight if of_weight else None,
+        grad_bias if of_bias else None,
+        grad_state if of_state else None,
+        grad_x if of_carrier else None,
+        [sum_to(row, shape) for row, shape in zip(grad_rows, ctx.value_shapes, strict=True)],
+        [None] * len(parameters),
+        *[None] * 7,
+    )
+
+
+linear_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def linear(
+    x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
+    parameters: Mapping[str, Tensor], backend: str, packed: bool = False, path: str = "auto",
+) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+    """Run neurons driven by ``x @ weight.T + bias`` on backend ``triton`` or ``numba``; see ``fastsnn.linear``.
+
+    state: [S, ..., N] or None. Returns the output and the last state.
+    """
+    learnt = tuple(parameters)
+    values = compile_neuron(neuron, learnt).learnt_values(parameters) if learnt else []
+    words, T, carrier = x if isinstance(x, PackedSpikes) else (x, len(x), None)
+    batch, N = words.shape[1:-1], weight.shape[0]
+    keep = needs_gradient(words, weight, bias, state, carrier, *parameters.values())
+    output, final, _, out = linear_op(
+        _three_axes(words), weight, bias, None if state is None else state.reshape(len(state), -1, N),
+        None if carrier is None else _three_axes(carrier),
+        [_last_axis(value, batch, N) for value in values],
+        [_last_axis(parameter.detach(), batch, N) for parameter in parameters.values()],
+        T, packed, keep, path, neuron.key, ",".join(learnt), backend,
+    )  # fmt: skip
+    output, final = output.reshape(len(output), *batch, N), final.reshape(len(final), *batch, N)
+    return PackedSpikes(output, T, out.reshape(T, *batch, N)) if packed else output, final
+
+
+def _three_axes(x: Tensor) -> Tensor:
+    """[T, ..., K] as [T, B, K]."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+
+
+def _last_axis(value: Tensor, batch: Sequence[int], N: int) -> Tensor:
+    """A value that broadcasts to [..., N] as one that broadcasts to [B, N]."""
+    if value.dim() <= 1:
+        return value
+    return value.expand(*batch, N).reshape(-1, N)

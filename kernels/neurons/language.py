@@ -1,0 +1,312 @@
+"""The small language that a neuron's step is written in: plain arithmetic over membrane potentials and currents.
+
+    + - * /   < <= > >=   where  select  minimum  maximum  absolute  exp  sqrt  sigmoid  reciprocal  detach  Neuron.spike
+
+The same text runs on two kinds of operands. On torch tensors it computes, and autograd differentiates it: that is the
+oracle (``kernels/reference.py``). On :class:`Value`, a node of an expression graph, it records what it computes: from
+the graph come the gradient (``differentiate.py``) and the code for Triton and Numba (``program.py``).
+
+An expression of parameters alone, such as ``1 - 1 / self.tau``, is evaluated once ahead, in double precision, and
+rounded once. ``/`` is the IEEE division, and nothing is contracted to fma.
+"""
+
+import linecache
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, TypeVar, Union, cast
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fastsnn.kernels.neurons.surrogates import Surrogate
+
+Operand = Union["Value", Tensor, float]
+Element = TypeVar("Element", "Value", Tensor)
+"""What a step computes with: a tensor in torch, a node while it is recorded."""
+
+CONDITIONS = ("lt", "le", "gt", "ge")
+MAX_NODES = 2000
+ALLOWED = (
+    "allowed: + - * /, comparisons, where, select, minimum, maximum, absolute, exp, sqrt, sigmoid, reciprocal, detach "
+    "and self.spike, of fastsnn.neurons"
+)
+
+
+class StepError(TypeError):
+    """A step says what the small language can't express; the message names the line and what is allowed."""
+
+
+class Graph:
+    """The nodes of one recording; the same operation on the same operands is one node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Value] = []
+        self._known: dict[tuple[object, ...], Value] = {}
+
+    def node(self, op: str, *args: "Value", data: object = None) -> "Value":
+        key = (op, data, *(arg.index for arg in args))
+        if key not in self._known:
+            if len(self.nodes) >= MAX_NODES:
+                _refuse(f"makes more than {MAX_NODES} operations, as a loop without an end does")
+            self._known[key] = Value(self, op, args, data, len(self.nodes))
+            self.nodes.append(self._known[key])
+        return self._known[key]
+
+    def number(self, value: float) -> "Value":
+        return self.node("number", data=float(value))
+
+    def input(self, name: str) -> "Value":
+        """What differs from neuron to neuron or from step to step: the current, a state, a gradient."""
+        return self.node("input", data=name)
+
+    def parameter(self, name: str) -> "Value":
+        """What is the same at every step: a parameter of the neuron."""
+        return self.node("parameter", data=name)
+
+
+class Value:
+    """A number that is known only when the neuron runs: a node of the expression graph."""
+
+    __slots__ = ("args", "data", "graph", "index", "op", "uniform")
+
+    def __init__(self, graph: Graph, op: str, args: "tuple[Value, ...]", data: object, index: int) -> None:
+        self.graph, self.op, self.args, self.data, self.index = graph, op, args, data, index
+        self.uniform: bool = op in ("number", "parameter") or (bool(args) and all(arg.uniform for arg in args))
+        """Whether it is made of parameters and numbers alone."""
+
+    def __add__(self, other: Operand) -> "Value":
+        return arithmetic("add", self, other)
+
+    def __radd__(self, other: Operand) -> "Value":
+        return arithmetic("add", other, self)
+
+    def __sub__(self, other: Operand) -> "Value":
+        return arithmetic("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> "Value":
+        return arithmetic("sub", other, self)
+
+    def __mul__(self, other: Operand) -> "Value":
+        return arithmetic("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> "Value":
+        return arithmetic("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> "Value":
+        return arithmetic("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> "Value":
+        return arithmetic("div", other, self)
+
+    def __neg__(self) -> "Value":
+        return arithmetic("neg", self)
+
+    def __lt__(self, other: Operand) -> "Value":
+        return arithmetic("lt", self, other)
+
+    def __le__(self, other: Operand) -> "Value":
+        return arithmetic("le", self, other)
+
+    def __gt__(self, other: Operand) -> "Value":
+        return arithmetic("gt", self, other)
+
+    def __ge__(self, other: Operand) -> "Value":
+        return arithmetic("ge", self, other)
+
+    def __repr__(self) -> str:
+        operands = [str(arg.index) for arg in self.args] + ([] if self.data is None else [repr(self.data)])
+        return f"{self.index} = {self.op}({', '.join(operands)})"
+
+    def __bool__(self) -> NoReturn:
+        _refuse("decides by a value that is known only when the neuron runs; write where(condition, a, b)")
+
+    def __float__(self) -> NoReturn:
+        _refuse("makes a Python number of a value that is known only when the neuron runs")
+
+    __int__ = __index__ = __complex__ = __float__
+
+    def __iter__(self) -> NoReturn:
+        _refuse("loops over one neuron's value")
+
+    __len__ = __getitem__ = __iter__
+
+    def __pow__(self, exponent: object) -> NoReturn:
+        _refuse("uses **; write a product")
+
+    __rpow__ = __matmul__ = __rmatmul__ = __mod__ = __floordiv__ = __pow__
+
+    def __array_ufunc__(self, function: object, *_: object, **__: object) -> NoReturn:
+        _refuse(f"calls numpy's {getattr(function, '__name__', function)}")
+
+    @classmethod
+    def __torch_function__(cls, function: object, *_: object, **__: object) -> NoReturn:
+        _refuse(f"calls torch's {getattr(function, '__name__', function)}")
+
+
+def _refuse(what: str) -> NoReturn:
+    """Raise StepError for the line of the step that is being recorded."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    assert frame is not None
+    name, line = frame.f_code.co_filename, frame.f_lineno
+    text = linecache.getline(name, line).strip()
+    raise StepError(f"{name}, line {line}: `{text}` {what}; {ALLOWED}")
+
+
+def arithmetic(op: str, *operands: Operand) -> Value:
+    """The node of ``op``; numbers alone are folded, and operations that change nothing are left out."""
+    graph = next(operand.graph for operand in operands if isinstance(operand, Value))
+    args = []
+    for operand in operands:
+        if isinstance(operand, Value):
+            args.append(operand)
+        elif isinstance(operand, (int, float)) and not isinstance(operand, bool):
+            args.append(graph.number(operand))
+        else:
+            _refuse(f"mixes a value of the neuron with {type(operand).__name__}")
+    for arg in args[1:] if op == "where" else args:
+        if arg.op in CONDITIONS:
+            _refuse("computes with a condition; write where(condition, 1.0, 0.0)")
+    if all(arg.op == "number" for arg in args) and op not in CONDITIONS:
+        numbers = [torch.tensor(cast(float, arg.data), dtype=torch.float64) for arg in args]
+        return graph.number(TORCH[op](*numbers).item())
+    if op in ("mul", "div") and _is(args[1], 1.0):
+        return args[0]
+    if op == "mul" and _is(args[0], 1.0):
+        return args[1]
+    return graph.node(op, *args)
+
+
+def _is(value: Value, number: float) -> bool:
+    return value.op == "number" and value.data == number
+
+
+def where(condition: Element, a: Operand, b: Operand) -> Element:
+    """a if the condition holds, else b; the gradient reaches the one that was taken."""
+    if isinstance(condition, Value):
+        if condition.op not in CONDITIONS:
+            _refuse("asks where() for something that is no comparison")
+        return arithmetic("where", condition, a, b)
+    return torch.where(condition, a, b)  # type: ignore[arg-type]
+
+
+def select(spike: Element, on: Operand, off: Operand) -> Element:
+    """``on`` if the neuron fired, else ``off``: (1 - spike) * off + spike * on, whose gradient reaches the spike too."""
+    if isinstance(spike, Value):
+        return arithmetic("select", spike, on, off)
+    return (1 - spike) * off + spike * on  # type: ignore[operator, return-value]
+
+
+def detach(x: Element) -> Element:
+    """x, through which no gradient flows."""
+    return arithmetic("detach", x) if isinstance(x, Value) else x.detach()
+
+
+def minimum(a: Element, b: Operand) -> Element:
+    return _binary("minimum", a, b)
+
+
+def maximum(a: Element, b: Operand) -> Element:
+    return _binary("maximum", a, b)
+
+
+def absolute(x: Element) -> Element:
+    return _unary("absolute", x)
+
+
+def exp(x: Element) -> Element:
+    return _unary("exp", x)
+
+
+def sqrt(x: Element) -> Element:
+    return _unary("sqrt", x)
+
+
+def sigmoid(x: Element) -> Element:
+    return _unary("sigmoid", x)
+
+
+def reciprocal(x: Element) -> Element:
+    """1 / x of x > 0 within 4e-7, for a fraction of an IEEE division's time on a GPU: good enough for a gradient."""
+    return _unary("reciprocal", x)
+
+
+def _unary(op: str, x: Element) -> Element:
+    return arithmetic(op, x) if isinstance(x, Value) else TORCH[op](x)
+
+
+def _binary(op: str, a: Element, b: Operand) -> Element:
+    if isinstance(a, Value) or isinstance(b, Value):
+        return arithmetic(op, a, b)  # type: ignore[return-value]
+    return TORCH[op](a, b if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype, device=a.device))
+
+
+TORCH: dict[str, Callable[..., Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "neg": torch.neg,
+    "lt": torch.lt,
+    "le": torch.le,
+    "gt": torch.gt,
+    "ge": torch.ge,
+    "where": torch.where,
+    "select": select,
+    "detach": torch.detach,
+    "minimum": torch.minimum,
+    "maximum": torch.maximum,
+    "absolute": torch.abs,
+    "exp": torch.exp,
+    "sqrt": torch.sqrt,
+    "sigmoid": torch.sigmoid,
+    "reciprocal": torch.reciprocal,
+}
+"""What each operation is in torch."""
+
+FiringRule = Callable[[Tensor, "Surrogate", Operand], Tensor]
+
+
+class _Fire(torch.autograd.Function):
+    """Heaviside step forward (1 at 0), surrogate derivative backward."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, surrogate: "Surrogate", alpha: Operand) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.surrogate, ctx.alpha = surrogate, alpha  # type: ignore[attr-defined]
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        slope = ctx.surrogate.derivative(x, ctx.alpha)  # type: ignore[attr-defined]
+        return grad * slope.to(x.dtype), None, None
+
+
+_firing_rule: ContextVar[FiringRule] = ContextVar("firing_rule", default=_Fire.apply)
+
+
+@contextmanager
+def firing(rule: FiringRule) -> Iterator[None]:
+    """Let neurons on torch tensors fire by ``rule(distance, surrogate, alpha)`` instead of where distance >= 0."""
+    token = _firing_rule.set(rule)
+    try:
+        yield
+    finally:
+        _firing_rule.reset(token)
+
+
+def spike(distance: Element, surrogate: "Surrogate", alpha: Operand) -> Element:
+    """1 if ``distance``, potential less threshold, is 0 or more, else 0; its derivative is the surrogate's."""
+    if isinstance(distance, Value):
+        graph = distance.graph
+        sharpness = alpha if isinstance(alpha, Value) else graph.number(cast(float, alpha))
+        return graph.node("spike", distance, sharpness, data=surrogate.name)
+    return _firing_rule.get()(distance, surrogate, alpha)

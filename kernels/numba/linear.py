@@ -1,0 +1,52 @@
+"""A linear layer and its neurons on the CPU: the products and the scan of ``scan.py``.
+
+The products are a library's (``products.py``). For backward the currents are kept, and become their own gradient there.
+
+Operation: ``kernels/linear.py``. Twin: ``kernels/triton/linear.py``. Tests: ``tests/test_numba_scan.py``.
+Benchmark: ``bench/bench_linear.py``.
+"""
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels import philox
+from fastsnn.kernels.neurons.program import CompiledNeuron
+from fastsnn.kernels.numba.philox import unpack
+from fastsnn.kernels.numba.products import linear as product
+from fastsnn.kernels.numba.scan import initial_state, scan_backward, scan_forward
+
+
+def forward(
+    neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
+    parameters: dict[str, Tensor], T: int, pack: bool, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Output [T, B, N] (int32 words if packed), last state [S, B, N], and the currents [1, T, B, N] to keep."""
+    current = product(_floats(x, T), weight.float(), None if bias is None else bias.float())
+    final = initial_state(neuron, state, current.shape[1:])
+    output = torch.empty_like(current) if keep else current
+    scan_forward(neuron, current, final, parameters, output)
+    kept = current[None] if keep else current.new_empty(0)
+    return philox.pack(output != 0) if pack else output.to(weight.dtype), final, kept
+
+
+def backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, x: Tensor,
+    weight: Tensor, state: Tensor | None, parameters: dict[str, Tensor], T: int,
+    grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None, grad_state: Tensor, grad_rows: Tensor,
+) -> None:  # fmt: skip
+    """Fill the gradients that are asked for, those of the first state [S, B, N] and of the rows [L, B, N]."""
+    grad_state.numpy()[...] = 0.0 if grad_final is None else grad_final.float().numpy()
+    first = initial_state(neuron, state, current.shape[1:])
+    grad = torch.empty_like(current)
+    scan_backward(neuron, current, first, parameters, grad_output, grad_state, grad, grad_rows)
+    rows = grad.reshape(-1, grad.shape[-1])
+    if grad_x is not None:
+        grad_x.copy_(product(grad, weight.float().T))
+    if grad_weight is not None:
+        grad_weight.copy_(product(rows.T, _floats(x, T).reshape(len(rows), -1).T))
+    if grad_bias is not None:
+        grad_bias.copy_(rows.sum(0))
+
+
+def _floats(x: Tensor, T: int) -> Tensor:
+    return unpack(x, T) if x.dtype == torch.int32 else x.float()

@@ -1,0 +1,156 @@
+"""The operation *scan*: neurons over given currents, forward and backward through time.
+
+    current [T, ...] fp32, fp16 or bf16; state [S, ...] or None  ->  output [T, ...] (current's dtype), state [S, ...]
+
+One operator of torch for every neuron and both compiled backends; its kernels are in ``triton/scan.py`` and
+``numba/scan.py``, its oracle is ``reference.py``. States are fp32. A neuron that learns gives *values*: its constants
+that are made of learnt parameters, through which gradients flow, and the parameters themselves.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels.neurons.neuron import Neuron
+from fastsnn.kernels.neurons.program import CompiledNeuron, compile_neuron, compiled
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@torch.library.custom_op("fastsnn::scan", mutates_args=())
+def scan_op(
+    current: Tensor, state: Tensor | None, values: Sequence[Tensor], parameters: Sequence[Tensor],
+    neuron: str, learnt: str, backend: str, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(output, last state [S, ...], kept [K, T, ...]); nothing is kept without ``keep``, which backward needs.
+
+    learnt: names of ``parameters``, separated by commas.
+    """
+    output, final, kept = _empty_outputs(current, state, values, parameters, neuron, learnt, backend, keep)
+    prepared, given = ready(neuron, learnt, parameters)
+    if backend == "triton":
+        from fastsnn.kernels.triton.scan import scan_forward
+
+        scan_forward(prepared, current, state, given, output, final, kept if keep else None)
+        return output, final, kept
+    from fastsnn.kernels.numba import scan as numba_scan
+
+    final = numba_scan.initial_state(prepared, state, current.shape[1:])
+    wide = current.float().contiguous()
+    spikes = output if output.dtype == torch.float32 else torch.empty_like(wide)
+    numba_scan.scan_forward(prepared, wide, final, given, spikes)
+    if spikes is not output:
+        output.copy_(spikes)
+    return output, final, kept
+
+
+@scan_op.register_fake
+def _empty_outputs(
+    current: Tensor, state: Tensor | None, values: Sequence[Tensor], parameters: Sequence[Tensor],
+    neuron: str, learnt: str, backend: str, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    prepared, _ = ready(neuron, learnt, parameters)
+    shape = current.shape[1:]
+    output = torch.empty(current.shape, dtype=current.dtype, device=current.device)
+    final = torch.empty((prepared.states, *shape), dtype=torch.float32, device=current.device)
+    # On the CPU backward makes the steps again from the currents.
+    kept = (prepared.kept, *current.shape) if keep and backend == "triton" else (0,)
+    return output, final, torch.empty(kept, dtype=torch.float32, device=current.device)
+
+
+@torch.library.custom_op("fastsnn::scan_backward", mutates_args=())
+def scan_backward_op(
+    grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, state: Tensor | None, kept: Tensor,
+    parameters: Sequence[Tensor], neuron: str, learnt: str, backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of the current (its dtype), of the first state [S, ...] and of the values, neuron by neuron [L, ...]."""
+    outputs = _empty_grads(grad_output, grad_final, current, state, kept, parameters, neuron, learnt, backend)
+    grad_current, grad_state, grad_rows = outputs
+    prepared, given = ready(neuron, learnt, parameters)
+    if backend == "triton":
+        from fastsnn.kernels.triton.scan import scan_backward
+
+        scan_backward(prepared, grad_output, grad_final, kept, given, grad_current, grad_state, grad_rows, None)
+        return outputs
+    from fastsnn.kernels.numba import scan as numba_scan
+
+    grad_state.numpy()[...] = 0.0 if grad_final is None else grad_final.float().numpy()
+    wide = grad_current if grad_current.dtype == torch.float32 else torch.empty(current.shape)
+    first = numba_scan.initial_state(prepared, state, current.shape[1:])
+    numba_scan.scan_backward(
+        prepared, current.float().contiguous(), first, given, grad_output, grad_state, wide, grad_rows
+    )
+    if wide is not grad_current:
+        grad_current.copy_(wide)
+    return outputs
+
+
+@scan_backward_op.register_fake
+def _empty_grads(
+    grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, state: Tensor | None, kept: Tensor,
+    parameters: Sequence[Tensor], neuron: str, learnt: str, backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    prepared, _ = ready(neuron, learnt, parameters)
+    shape = current.shape[1:]
+    grad_current = torch.empty(current.shape, dtype=current.dtype, device=current.device)
+    state_shape, rows_shape = (prepared.states, *shape), (len(prepared.learnt_constants), *shape)
+    return grad_current, *(current.new_empty(s, dtype=torch.float32) for s in (state_shape, rows_shape))  # type: ignore[return-value]
+
+
+def ready(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> tuple[CompiledNeuron, dict[str, Tensor]]:
+    """The compiled neuron and the parameters that it learns, by name."""
+    names = tuple(name for name in learnt.split(",") if name)
+    return compiled(neuron, names), dict(zip(names, parameters, strict=True))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    current, state, values, parameters, neuron, learnt, backend, keep = inputs
+    if not keep:
+        raise ValueError("keep is False; allowed: True if a gradient is needed")
+    ctx.save_for_backward(current, state, output[2], *parameters)
+    ctx.set_materialize_grads(False)
+    ctx.given = neuron, learnt, backend
+    ctx.value_shapes = [value.shape for value in values]
+
+
+def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _: Any) -> tuple[Any, ...]:
+    current, state, kept, *parameters = ctx.saved_tensors
+    grad_current, grad_state, grad_rows = scan_backward_op(
+        grad_output, grad_final, current, state, kept, parameters, *ctx.given
+    )
+    grad_values = [sum_to(row, shape) for row, shape in zip(grad_rows, ctx.value_shapes, strict=True)]
+    none = [None] * len(parameters)
+    return grad_current, None if state is None else grad_state, grad_values, none, *[None] * 4
+
+
+scan_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def sum_to(grad: Tensor, shape: torch.Size) -> Tensor:
+    """``grad`` summed over the axes along which a value of ``shape`` was broadcast, in double and in a fixed order."""
+    leading = grad.dim() - len(shape)
+    axes = [*range(leading), *(leading + i for i, size in enumerate(shape) if size == 1 != grad.shape[leading + i])]
+    if not axes:
+        return grad.reshape(shape)
+    return grad.sum(axes, keepdim=True, dtype=torch.float64).to(grad.dtype).reshape(shape)
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def scan(
+    current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Mapping[str, Tensor], backend: str
+) -> tuple[Tensor, Tensor]:
+    """Run neurons over ``current`` [T, ...] on backend ``triton`` or ``numba``; see ``fastsnn.scan``.
+
+    state: [S, ...] or None. Returns the output and the last state.
+    """
+    learnt = tuple(parameters)
+    values = compile_neuron(neuron, learnt).learnt_values(parameters) if learnt else []
+    keep = needs_gradient(current, state, *parameters.values())
+    detached = [parameter.detach() for parameter in parameters.values()]
+    output, final, _ = scan_op(current, state, values, detached, neuron.key, ",".join(learnt), backend, keep)
+    return output, final

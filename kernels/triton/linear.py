@@ -1,0 +1,150 @@
+"""A linear layer and its neurons in Triton: the product, the scan over time and their gradients.
+
+Two paths, of which :func:`choose_path` takes one: *fused*, where the scan is the epilogue of our own product and the
+currents never leave the cache, and *library*, cuBLAS and the scan of ``scan.py`` in the currents' place. Both keep x
+and what a step keeps for backward; there the scan gives the gradient of the currents, and two products make those of
+weight and x. Sums over time and batch have a fixed order.
+
+Operation: ``kernels/linear.py``. Tests: ``tests/test_linear.py``. Benchmark: ``bench/bench_linear.py``.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels.neurons.program import CompiledNeuron
+from fastsnn.kernels.packed import unpack
+from fastsnn.kernels.triton import planes
+from fastsnn.kernels.triton.linear_forward import linear_forward
+from fastsnn.kernels.triton.scan import scan_backward, scan_forward
+
+PATHS = ("auto", "fused", "library")
+FUSED_UP_TO = {"half-precision": 1024, "full-rate": math.inf, "half-rate": 512, "half-rate-float": 128, "ieee": 128}
+"""Inputs K up to which the fused path is the faster, by the kind of product, see :func:`choose_path`.
+
+Derived, not measured. Fusing spares a current its way to memory and back, 8 bytes (4 in half precision), and its
+product takes longer by 2 K (1 / ours - 1 / library) at the peak rates; the K at which both are equal, for cards of each
+kind, rounded to a power of two:
+
+    half-precision      the library's tensor cores, ours at 0.7 of their rate (H200: 960)
+    full-rate           3 or 6 tensor products for one in fp32, where (sm_80, 90, 100) that is faster at any K
+    half-rate[-float]   the same on GPUs of half tensor rate (sm_86, 89, 120): 3 products for spikes (RTX 3090, 4090 and
+                        5090: 300, 670, 470), 6 for other numbers (76, 165, 117)
+    ieee                no tensor cores used (below sm_80): ours at half of cuBLAS's rate (GTX 1070: 100)
+"""
+
+
+def choose_path(path: str, x: Tensor, weight: Tensor) -> str:
+    """``path``, or for ``auto`` that of fused and library which :data:`FUSED_UP_TO` takes for the faster."""
+    if path != "auto":
+        return path
+    sm = planes.capability(x.device)
+    if sm < 80:
+        kind = "ieee"
+    elif weight.dtype != torch.float32:
+        kind = "half-precision"
+    elif sm in (86, 89, 120):
+        kind = "half-rate-float" if x.is_floating_point() else "half-rate"
+    else:
+        kind = "full-rate"
+    return "fused" if weight.shape[1] <= FUSED_UP_TO[kind] else "library"
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """The library's products in their operands' own precision: no TF32, and no autocast around a backward pass."""
+    # The second name is that of torch before 2.9; where both exist, writing the one after the other is an error.
+    settings = torch.backends.cuda.matmul
+    name, value = ("fp32_precision", "ieee") if hasattr(settings, "fp32_precision") else ("allow_tf32", False)
+    saved = getattr(settings, name)
+    setattr(settings, name, value)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        setattr(settings, name, saved)
+
+
+def forward(
+    neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
+    parameters: dict[str, Tensor], output: Tensor, final: Tensor, kept: Tensor | None, path: str,
+) -> None:  # fmt: skip
+    """Fill ``output`` [T, B, N] (int32 words if packed), ``final`` [S, B, N] and ``kept`` [K, T, B, N].
+
+    x [T, B, K] is as :func:`operand` gives it.
+    """
+    run = linear_forward if choose_path(path, x, weight) == "fused" else _library_forward
+    weight, state = weight.contiguous(), None if state is None else state.contiguous()
+    run(neuron, x, weight, None if bias is None else bias.contiguous(), state, parameters, output, final, kept)
+
+
+def _library_forward(
+    neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
+    parameters: dict[str, Tensor], output: Tensor, final: Tensor, kept: Tensor | None,
+) -> None:  # fmt: skip
+    """With the library's product; fp32 currents lie in the memory of what is kept, or of an fp32 output."""
+    T, B, K = x.shape
+    current = kept[0] if kept is not None and neuron.kept else output
+    if weight.dtype != torch.float32 or current.dtype != torch.float32:
+        current = torch.empty(T, B, weight.shape[0], dtype=weight.dtype, device=x.device)
+    rows = x.reshape(T * B, K).to(weight.dtype)
+    with full_precision(x.device):
+        if bias is None:
+            torch.mm(rows, weight.t(), out=current.view(T * B, -1))
+        else:
+            torch.addmm(bias, rows, weight.t(), out=current.view(T * B, -1))
+    scan_forward(neuron, current, state, parameters, output, final, kept)
+
+
+def backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor, x: Tensor,
+    weight: Tensor, parameters: dict[str, Tensor], path: str,
+    grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None, grad_state: Tensor, grad_rows: Tensor,
+) -> None:  # fmt: skip
+    """Fill the gradients that are asked for, those of the first state [S, B, N] and of the rows [L, B, N]."""
+    shape = (len(x), *grad_state.shape[1:])
+    fused = choose_path(path, x, weight) == "fused"
+    split = fused and planes.arithmetic(x.device, weight.dtype)["PLANES"] == 3
+    grad = kept.new_empty((3, *shape), dtype=torch.bfloat16) if split else kept.new_empty(shape, dtype=weight.dtype)
+    total = None if grad_bias is None else torch.empty_like(grad_state[0])
+    scan_backward(neuron, grad_output, grad_final, kept, parameters, grad, grad_state, grad_rows, total)
+    if grad_x is not None:
+        input_gradient(grad, weight.contiguous(), grad_x)
+    if grad_weight is not None:
+        weight_gradient(grad, x, grad_weight)
+    if grad_bias is not None and total is not None:
+        grad_bias.copy_(total.sum(0))
+
+
+def operand(x: Tensor, T: int) -> Tensor:
+    """x as the kernels take it: contiguous [T, B, K] of a float dtype or uint8."""
+    if x.dtype == torch.int32:
+        return unpack(x.contiguous(), T)
+    return (x.view(torch.uint8) if x.dtype == torch.bool else x).contiguous()
+
+
+def weight_gradient(grad: Tensor, x: Tensor, out: Tensor) -> None:
+    """out [N, K] = dW, of the currents' gradient, [T, B, N] or planes [3, T, B, N], and x [T, B, K]."""
+    N, K = out.shape
+    rows = x.reshape(-1, K)
+    if grad.dim() == 4:
+        planes.matmul(rows.t(), grad.view(3, -1, N), out.t())
+        return
+    with full_precision(grad.device):
+        torch.mm(grad.view(-1, N).t(), rows.to(out.dtype), out=out)
+
+
+def input_gradient(grad: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out [T, B, K] = dx, of the currents' gradient, [T, B, N] or planes [3, T, B, N], and weight [N, K]."""
+    N, K = weight.shape
+    if grad.dim() == 3:
+        with full_precision(grad.device):
+            out.copy_(grad @ weight)
+        return
+    panel = max(planes.PANEL_BYTES // (6 * N) // 128, 1) * 128
+    for first in range(0, K, panel):
+        columns = slice(first, first + panel)
+        planes.matmul(grad.view(3, -1, N), planes.split(weight[:, columns]), out.view(-1, K)[:, columns])
