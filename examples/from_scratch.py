@@ -17,7 +17,7 @@ T, BATCH = 100, 64
 def main(name: str = "mnist", epochs: str = "5") -> float:
     torch.manual_seed(0)
     d = data.load(name)  # images uint8 [D, 784], labels int64 [D]
-    net = fastsnn.LinearLIF(d.train_images.shape[1], 10, bias=False, neuron=fastsnn.LIFParameters(tau=2.0))
+    net = fastsnn.LinearLIF(d.train_images.shape[1], 10, bias=False, neuron=fastsnn.LIF(tau=2.0))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     for epoch in range(int(epochs)):
         for ids in torch.randperm(len(d.train_images)).split(BATCH):

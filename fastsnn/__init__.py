@@ -1,4 +1,4 @@
-"""fastsnn: train spiking neural networks of LIF neurons at the speed of the machine."""
+"""fastsnn: train spiking neural networks at the speed of the machine."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -8,28 +8,31 @@ if TYPE_CHECKING:
     from fastsnn.conversion import Replacement, accelerate
     from fastsnn.encoding import poisson_encode
     from fastsnn.errors import FastSNNError
+    from fastsnn.functional import linear, scan
+    from fastsnn.kernels.neurons import LIF, PLIF, Neuron
     from fastsnn.kernels.packed import PackedSpikes
-    from fastsnn.layers import LIF, LinearLIF, lif, linear_lif
     from fastsnn.monitor import Monitor
-    from fastsnn.neuron import LIFParameters
+    from fastsnn.nn import LinearLIF, Spiking
     from fastsnn.training import History, evaluate, train
 
 __version__ = "0.1.0"
 __all__ = [
     "LIF",
+    "PLIF",
     "Config",
     "FastSNNError",
     "History",
-    "LIFParameters",
     "LinearLIF",
     "Monitor",
+    "Neuron",
     "PackedSpikes",
     "Replacement",
+    "Spiking",
     "accelerate",
     "evaluate",
-    "lif",
-    "linear_lif",
+    "linear",
     "poisson_encode",
+    "scan",
     "train",
 ]
 
@@ -39,9 +42,10 @@ _MODULES = {
     "encoding": ("poisson_encode",),
     "errors": ("FastSNNError",),
     "kernels.packed": ("PackedSpikes",),
-    "layers": ("LIF", "LinearLIF", "lif", "linear_lif"),
+    "functional": ("linear", "scan"),
+    "kernels.neurons": ("LIF", "PLIF", "Neuron"),
     "monitor": ("Monitor",),
-    "neuron": ("LIFParameters",),
+    "nn": ("LinearLIF", "Spiking"),
     "training": ("History", "evaluate", "train"),
 }
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fastsnn.errors import BackendUnavailable
-from fastsnn.kernels import reference
 from fastsnn.kernels import linear as linear_operation
+from fastsnn.kernels import reference
 from fastsnn.kernels import scan as scan_operation
 from fastsnn.kernels.neurons import LIF, Neuron
 from fastsnn.kernels.packed import PackedSpikes

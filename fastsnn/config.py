@@ -3,13 +3,15 @@
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from cyclopts import Parameter, Token
 
 from fastsnn.errors import RunFolderError
-from fastsnn.neuron import LIFParameters
+
+if TYPE_CHECKING:
+    from fastsnn.kernels.neurons import LIF
 
 PLACE = ("name", "out", "overwrite")
 """Options that say where a run is put. They are not recorded in it: its config.yaml may serve to start another."""
@@ -129,10 +131,12 @@ class Config:
         _ = self.neuron
 
     @property
-    def neuron(self) -> LIFParameters:
+    def neuron(self) -> "LIF":
         """The neuron of every layer."""
+        from fastsnn.kernels.neurons import LIF  # imports torch, which takes seconds
+
         names = ("tau", "v_threshold", "v_reset", "decay_input", "detach_reset", "surrogate", "alpha")
-        return LIFParameters(**{name: getattr(self, name) for name in names})
+        return LIF(**{name: getattr(self, name) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, that YAML and checkpoints can hold."""

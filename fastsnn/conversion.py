@@ -7,17 +7,11 @@ from typing import Any, TypeGuard
 from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor, nn
 
-from fastsnn.layers import lif, linear_lif
-from fastsnn.neuron import LIFParameters
+from fastsnn.functional import linear, scan
+from fastsnn.kernels.neurons import LIF, SURROGATES
 
-# SpikingJelly's surrogate classes by name -> ours; both call their sharpness alpha.
-_SURROGATES = {
-    "ATan": "atan",
-    "Sigmoid": "sigmoid",
-    "Erf": "erf",
-    "PiecewiseQuadratic": "piecewise_quadratic",
-    "SoftSign": "soft_sign",
-}
+_SURROGATES = {row.spikingjelly: name for name, row in SURROGATES.items() if row.spikingjelly}
+"""SpikingJelly's surrogate class -> ours."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +104,8 @@ def _unconvertible(node: Any, places: int) -> str | None:
     return None
 
 
-def _parameters_of(node: Any) -> LIFParameters:
-    return LIFParameters(
+def _parameters_of(node: Any) -> LIF:
+    return LIF(
         tau=node.tau,
         v_threshold=node.v_threshold,
         v_reset=node.v_reset,
@@ -135,8 +129,12 @@ class _Stateful(MemoryModule):  # type: ignore[misc]
         self.train(node.training)
 
     def forward(self, current: Tensor) -> Tensor:
-        spikes, self.v = lif(current, self.neuron, self.v, self.implementation)
+        spikes, state = scan(current, self.neuron, self._state(), backend=self.implementation)
+        self.v = state["v"]
         return spikes
+
+    def _state(self) -> dict[str, Tensor] | None:
+        return None if self.v is None else {"v": self.v}
 
     def extra_repr(self) -> str:
         return f"{self.neuron}, backend={self.implementation!r}"
@@ -150,5 +148,6 @@ class _Fused(_Stateful):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        spikes, self.v = linear_lif(x, self.weight, self.bias, self.neuron, self.v, self.implementation)
+        spikes, state = linear(x, self.weight, self.bias, self.neuron, self._state(), backend=self.implementation)
+        self.v = state["v"]
         return spikes

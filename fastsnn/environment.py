@@ -112,7 +112,7 @@ def read_environment() -> Environment:
             memory=memory,
             memory_available=memory_available,
             old_layout=_old_layout(Path.cwd()),
-            backends={name: _try_backend(name) for name in backends.NAMES},
+            backends={name: _try_backend(name) for name in backends.names()},
         )
 
 

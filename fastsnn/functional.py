@@ -168,9 +168,7 @@ def check_tensor(name: str, value: object, dtypes: Sequence[torch.dtype]) -> Non
         raise TypeError(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}; allowed: {allowed}")
 
 
-def check_weight(
-    name: str, weight: Tensor, shape: tuple[int | None, int], device: torch.device, remark: str
-) -> None:
+def check_weight(name: str, weight: Tensor, shape: tuple[int | None, int], device: torch.device, remark: str) -> None:
     """Raise unless ``weight`` is a matrix of the shape, of which None is any number, on the device."""
     check_tensor(name, weight, _DTYPES)
     fits = weight.dim() == 2 and all(want in (None, got) for want, got in zip(shape, weight.shape, strict=True))

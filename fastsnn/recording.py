@@ -16,7 +16,7 @@ from torch import Tensor
 from fastsnn import data
 from fastsnn.encoding import poisson_encode
 from fastsnn.errors import RunFolderError
-from fastsnn.kernels import reference
+from fastsnn.kernels import contract, reference
 from fastsnn.monitor import EpochMetrics
 from fastsnn.progress import Progress
 from fastsnn.runs import Run
@@ -171,5 +171,7 @@ class Recording:
 
     def _propagate(self, x: Tensor) -> Iterator[Activity]:
         for weight, bias in self.layers:
-            x, _, potential = reference.linear_lif(x, weight, bias, **self.config.neuron.options())
-            yield Activity(x, potential)
+            current = torch.nn.functional.linear(x, weight, bias)
+            x, _ = reference.scan(current, neuron := self.config.neuron)
+            distance = contract.trajectory(current, neuron, None, x).distance
+            yield Activity(x, (distance + neuron.v_threshold).float())

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastsnn.errors import BackendUnavailable
+from fastsnn.kernels.neurons import LIF, Neuron
 from fastsnn.stack import find_stack, trouble
 
-SURROGATES = {"atan": "ATan", "sigmoid": "Sigmoid"}
-"""Surrogate that SpikingJelly has CUDA code for -> its class there."""
+SURROGATES = ("atan", "sigmoid")
+"""Surrogates that SpikingJelly has CUDA code for and computes as they are."""
 DTYPES = {torch.float32: "float", torch.float16: "half2"}
 """Dtype that its kernels take -> C type of their arguments."""
 
@@ -47,40 +47,39 @@ def unusable(device: torch.device | None = None) -> str | None:
     return trouble(find_stack(device))
 
 
-def lif(current: Tensor, v_init: Tensor | None = None, **neuron: Any) -> tuple[Tensor, Tensor]:
+def declines(neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+    """Why SpikingJelly's kernels can't compute such neurons in this dtype, in one sentence; None if they can."""
+    if type(neuron) is not LIF or not neuron.spikes:
+        return f"its kernels compute LIF neurons that spike, not {type(neuron).__name__}"
+    if learns:
+        return "its kernels compute LIF neurons whose parameters are numbers"
+    if neuron.surrogate not in SURROGATES:
+        return f"SpikingJelly has no CUDA code for the surrogate {neuron.surrogate!r}, only for {', '.join(SURROGATES)}"
+    if dtype not in DTYPES:
+        return f"its kernels compute in {_name(*DTYPES)}, not in {_name(dtype)}"
+    return None
+
+
+def lif(current: Tensor, neuron: LIF, v_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Run LIF neurons over ``current`` [T, ...], fp32 or fp16 on CUDA; ``v_init`` [...] defaults to v_reset (soft: 0).
 
     Returns spikes [T, ...] and the final v [...]. With an fp16 current SpikingJelly's state is fp16 as well; v_init and
     v stay fp32, as on the other backends, and are converted.
 
     Raises:
-        ValueError: a surrogate, dtype, device or size that SpikingJelly's kernels don't have.
+        ValueError: neurons, a dtype, device or size that SpikingJelly's kernels don't have.
         BackendUnavailable: SpikingJelly, CuPy or CUDA is missing, too old or too new.
     """
-    _check(current, neuron["surrogate"])
-    if not current[0].numel():
-        return current.clone(), (current[0].float() if v_init is None else v_init).clone()
-    spikes, v = _run(current, v_init, **neuron)
-    return spikes, v
-
-
-def linear_lif(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, v_init: Tensor | None = None, **neuron: Any
-) -> tuple[Tensor, Tensor]:
-    """LIF neurons driven by torch's ``x @ weight.T + bias``: x [T, ..., K], weight [N, K], bias [N]; see `lif`."""
-    return lif(F.linear(x if x.is_floating_point() else x.to(weight.dtype), weight, bias), v_init, **neuron)
-
-
-def _check(current: Tensor, surrogate: str) -> None:
-    if surrogate not in SURROGATES:
-        raise ValueError(f"surrogate is {surrogate!r}; the cupy backend allows: {', '.join(SURROGATES)}")
-    if current.dtype not in DTYPES:
-        raise ValueError(f"current has dtype {_name(current.dtype)}; the cupy backend allows: {_name(*DTYPES)}")
+    if reason := declines(neuron, current.dtype, False):
+        raise ValueError(f"backend cupy cannot compute this: {reason}")
     if current.numel() + current[0].numel() > _MAX_ELEMENTS:
         allowed = f"(T + 1) * neurons up to {_MAX_ELEMENTS}, for SpikingJelly counts them in 32 bits"
         raise ValueError(f"current has shape {list(current.shape)}; the cupy backend allows: {allowed}")
     if current.device.type != "cuda":
         raise ValueError(f"current is on {current.device}; the cupy backend allows: a CUDA GPU")
+    if not current[0].numel():
+        return current.clone(), (current[0].float() if v_init is None else v_init).clone()
+    return _run(current, v_init, neuron)
 
 
 def _name(*dtypes: torch.dtype) -> str:
@@ -89,9 +88,9 @@ def _name(*dtypes: torch.dtype) -> str:
 
 # The launches are opaque to torch.compile, which runs them as they are between the graphs before and after.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _run(current: Tensor, v_init: Tensor | None, **neuron: Any) -> tuple[Tensor, Tensor]:
+def _run(current: Tensor, v_init: Tensor | None, neuron: LIF) -> tuple[Tensor, Tensor]:
     _require()
-    node = lif_node(current.dtype, **neuron)
+    node = lif_node(current.dtype, neuron)
     if v_init is not None:
         node.v = v_init.reshape(-1).to(current.dtype)
     with _torch_stream(current.device):
@@ -100,18 +99,7 @@ def _run(current: Tensor, v_init: Tensor | None, **neuron: Any) -> tuple[Tensor,
     return spikes.reshape(current.shape), v.float()
 
 
-def lif_node(
-    dtype: torch.dtype,
-    *,
-    tau: float,
-    v_threshold: float,
-    v_reset: float | None,
-    decay_input: bool,
-    detach_reset: bool,
-    surrogate: str,
-    alpha: float,
-    backend: str = "cupy",
-) -> Any:
+def lif_node(dtype: torch.dtype, neuron: LIF, backend: str = "cupy") -> Any:
     """A multi-step LIFNode of SpikingJelly with the kernels that it launches for ``dtype``.
 
     A new one for each call: no state is left from another batch or shared between threads. It is in training mode, as
@@ -119,21 +107,23 @@ def lif_node(
     """
     modules = library()
     # LIFNode asserts that its numbers are floats, and an integer alpha would make the invalid C literal "2f".
-    function = getattr(modules.surrogates, SURROGATES[surrogate])(float(alpha))
+    function = getattr(modules.surrogates, str(neuron.surrogate_row.spikingjelly))(float(neuron.alpha or 0))
     node = modules.neurons.LIFNode(
-        tau=float(tau),
-        decay_input=decay_input,
-        v_threshold=float(v_threshold),
-        v_reset=None if v_reset is None else float(v_reset),
+        tau=neuron.tau,
+        decay_input=neuron.decay_input,
+        v_threshold=neuron.v_threshold,
+        v_reset=neuron.v_reset,
         surrogate_function=function,
-        detach_reset=detach_reset,
+        detach_reset=neuron.detach_reset,
         step_mode="m",
         backend=backend,
     )
-    hard_reset, ctype = v_reset is not None, DTYPES[dtype]
-    node.forward_kernel = modules.kernels.LIFNodeFPTTKernel(decay_input, hard_reset, ctype)
+    hard_reset, ctype = neuron.v_reset is not None, DTYPES[dtype]
+    node.forward_kernel = modules.kernels.LIFNodeFPTTKernel(neuron.decay_input, hard_reset, ctype)
     node.backward_kernel = _OnTorchStream(
-        modules.kernels.LIFNodeBPTTKernel(decay_input, function.cuda_codes, hard_reset, detach_reset, ctype)
+        modules.kernels.LIFNodeBPTTKernel(
+            neuron.decay_input, function.cuda_codes, hard_reset, neuron.detach_reset, ctype
+        )
     )
     return node
 

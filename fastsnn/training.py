@@ -19,8 +19,8 @@ from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
 from fastsnn.kernels.numba import before_compiling
-from fastsnn.layers import LinearLIF
 from fastsnn.monitor import EpochMetrics, Monitor
+from fastsnn.nn import LinearLIF
 from fastsnn.progress import Progress, mean_over_samples
 from fastsnn.runs import Run
 from fastsnn.steps import AutogradStep
@@ -262,8 +262,8 @@ class _Trainer:
 
     def _build_step(self) -> tuple[Any, str]:
         """The fused whole step where it covers this run, else the step under autograd; ``step`` may insist."""
-        config, module = self.config, self.backend.rate_step
-        options: dict[str, Any] = {"T": config.T, "loss": config.loss} | config.neuron.options()
+        config, module = self.config, self.backend.rate_classifier()
+        options: dict[str, Any] = {"T": config.T, "loss": config.loss, "neuron": config.neuron}
         reason = None
         if config.hidden:
             reason = f"hidden is {','.join(map(str, config.hidden))}, and the fused step trains one layer"

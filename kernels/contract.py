@@ -208,7 +208,9 @@ def trajectory(
     prepared = compile_neuron(neuron, tuple(values))
     scalars, rows = prepared.constants(values)
     like = current[0].detach().double()
-    states = [torch.full_like(like, v) for v in neuron.rest()] if state is None else [s.detach().double() for s in state]
+    states = (
+        [torch.full_like(like, v) for v in neuron.rest()] if state is None else [s.detach().double() for s in state]
+    )
     errors = [EPS * value.abs() for value in states]
     distances, bounds = [], []
     for t, x in enumerate(current.detach().double()):

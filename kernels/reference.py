@@ -23,7 +23,8 @@ def on_tensors(neuron: Neuron, like: Tensor, parameters: Mapping[str, Tensor] | 
     CUDA, where PyTorch turns a Python number into a multiplication by its reciprocal.
     """
     values: dict[str, Operand] = {
-        name: torch.tensor(value, dtype=torch.float64, device=like.device) for name, value in neuron.parameters().items()
+        name: torch.tensor(value, dtype=torch.float64, device=like.device)
+        for name, value in neuron.parameters().items()
     }
     return neuron.with_values(values | dict(parameters or {}))
 

@@ -65,7 +65,7 @@ def scan_backward_op(
     grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, state: Tensor | None, kept: Tensor,
     parameters: Sequence[Tensor], neuron: str, learnt: str, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of the current (its dtype), of the first state [S, ...] and of the values, neuron by neuron [L, ...]."""
+    """Gradients of the current (its dtype), of the first state [S, ...] and of the values [L, ...]."""
     outputs = _empty_grads(grad_output, grad_final, current, state, kept, parameters, neuron, learnt, backend)
     grad_current, grad_state, grad_rows = outputs
     prepared, given = ready(neuron, learnt, parameters)

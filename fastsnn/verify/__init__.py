@@ -76,11 +76,11 @@ def verify(
 
 def find_targets(backend: str | None, device: str | None) -> tuple[list[Target], list[Skipped]]:
     """The backends and devices to run on, and the backends that can't run on any of the devices."""
-    if backend is not None and backend not in backends.NAMES:
-        raise ValueError(f"backend is {backend!r}; allowed: {', '.join(backends.NAMES)}")
+    if backend is not None and backend not in backends.names():
+        raise ValueError(f"backend is {backend!r}; allowed: {', '.join(backends.names())}")
     devices = _devices(device)
     targets, skipped = [], []
-    for name in (backend,) if backend else backends.NAMES:
+    for name in (backend,) if backend else backends.names():
         reasons = {place: backends.unusable(name, place) for place in devices}
         found = [Target(backends.load(name), place, _mode(name, place)) for place in devices if not reasons[place]]
         targets += found
@@ -112,20 +112,15 @@ def check(
 def left_out(case: Case, target: Target, named: bool = False) -> str | None:
     """Why a case is not for this backend and device; None where it is."""
     name, fused = target.backend.name, case.fused or case.group == "rate-step"
-    if fused and target.backend.rate_step is None:
+    if fused and target.backend.rate_classifier() is None:
         return "it has no fused training step"
     if case.group == "currents" and name == "torch" and target.device.type == "cpu":
         return "torch's product on the CPU is the yardstick of C2"
     if target.mode == "interpreter" and not case.small and not named:
         return "too large for Triton's interpreter"
-    if name == "cupy":
-        from fastsnn.spikingjelly import SURROGATES
-
-        if case.neuron.surrogate not in SURROGATES:
-            return f"SpikingJelly has no CUDA code for the surrogate {case.neuron.surrogate}"
-        if case.dtype in _HALF:
-            return "SpikingJelly's state is in half precision, for which nothing is promised"
-    return None
+    if name == "cupy" and case.dtype in _HALF:
+        return "SpikingJelly's state is in half precision, for which nothing is promised"
+    return target.backend.declines(case.neuron, torch.float32, bool(case.learn))
 
 
 def _run(case: Case, target: Target, row: Row) -> None:

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsnn.kernels.reference import SURROGATES
-from fastsnn.neuron import LIFParameters
+from fastsnn.kernels.neurons import LIF, SURROGATES, Neuron
 
+_ALPHAS = {name: row.alpha for name, row in SURROGATES.items()}
 RESETS = {"hard": 0.0, "rest": -0.3, "soft": None}
 
 
@@ -29,7 +29,7 @@ class Case:
 
     name: str
     group: str
-    neuron: LIFParameters = LIFParameters()  # noqa: RUF009 - frozen
+    neuron: Neuron = LIF()  # noqa: RUF009 - frozen
     T: int = 12
     B: int = 3
     K: int = 0
@@ -41,7 +41,10 @@ class Case:
     dyadic: bool = False
     """Weights are multiples of 1/8 and inputs 0 or 1: currents are exact in whatever order they are summed."""
     bias: bool = False
-    v_init: bool = False
+    learn: tuple[str, ...] = ()
+    """Parameters of the neuron that learn, one for each neuron of a layer."""
+    state: bool = False
+    """Start from random states, not at rest."""
     strided: bool = False
     """The input is a transposed view."""
     loss: str = "mse"
@@ -62,9 +65,10 @@ class Inputs(NamedTuple):
     x: Tensor
     weight: Tensor | None
     bias: Tensor | None
-    v_init: Tensor | None
-    grad_spikes: Tensor
-    grad_v: Tensor
+    state: Tensor | None
+    parameters: dict[str, Tensor]
+    grad_output: Tensor
+    grad_state: Tensor
 
 
 def generator(case: Case) -> torch.Generator:
@@ -76,7 +80,7 @@ def draw(case: Case) -> Inputs:
     """Inputs under which neurons are neither silent nor saturated."""
     T, B, K, N = case.T, case.B, case.K, case.N
     random = generator(case)
-    gain = 1.0 if case.neuron.decay_input else 1 / case.neuron.tau
+    gain = 1 / case.neuron.tau if isinstance(case.neuron, LIF) and not case.neuron.decay_input else 1.0
     weight = bias = None
     if K:
         density = min(0.3, 12 / K)
@@ -94,8 +98,12 @@ def draw(case: Case) -> Inputs:
         inputs = ((_normal(random, T, B, N) * 1.5 + 1.0) * gain).to(case.dtype)
     if case.strided:
         inputs = inputs.transpose(0, 1).contiguous().transpose(0, 1)
-    v_init = torch.rand(B, N, generator=random) - 0.2 if case.v_init else None
-    return Inputs(inputs, weight, bias, v_init, _normal(random, T, B, N).to(case.dtype), _normal(random, B, N))
+    states = len(case.neuron.states)
+    state = torch.rand(states, B, N, generator=random) - 0.2 if case.state else None
+    grad_output, grad_state = _normal(random, T, B, N).to(case.dtype), _normal(random, states, B, N)
+    values = case.neuron.parameters()
+    parameters = {name: values[name] * (1 + 0.1 * torch.rand(N, generator=random)) for name in case.learn}
+    return Inputs(inputs, weight, bias, state, parameters, grad_output, grad_state)
 
 
 def dyadic(random: torch.Generator, *shape: int) -> Tensor:
@@ -107,39 +115,45 @@ def _normal(random: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=random)
 
 
-def _neurons() -> list[tuple[str, LIFParameters]]:
+def _neurons() -> list[tuple[str, LIF]]:
     """Every combination of the options, at a tau that is a power of two and at one that isn't."""
     found = []
     for reset, decay_input, detach_reset, tau in product(RESETS, (True, False), (False, True), (2.0, 3.7)):
         name = f"{reset}-{'decay' if decay_input else 'whole'}-{'detached' if detach_reset else 'attached'}-tau{tau:g}"
         threshold = 1.0 if tau == 2 else 1.1
-        found.append((name, LIFParameters(tau, threshold, RESETS[reset], decay_input, detach_reset)))
+        found.append((name, LIF(tau, threshold, RESETS[reset], decay_input, detach_reset)))
     return found
 
 
 def _lif() -> list[Case]:
     cases = []
     for i, (name, neuron) in enumerate(_neurons()):
-        for j, (surrogate, alpha) in enumerate(SURROGATES.items()):
+        for j, (surrogate, alpha) in enumerate(_ALPHAS.items()):
             # Off the default value an alpha that is ignored shows.
             alpha = alpha if neuron.tau == 2 else 1.3 * alpha
             changed = replace(neuron, surrogate=surrogate, alpha=alpha)
             # The quick grid holds every combination of options once and every surrogate four times.
             cases.append(
-                Case(f"lif-{name}-{surrogate}", "lif", changed, v_init=bool(i % 2), quick=(i + i // 6) % 6 == j)
+                Case(
+                    f"lif-{name}-{surrogate}",
+                    "lif",
+                    changed,
+                    state=bool(i % 2),
+                    quick=(i + i // 6) % len(SURROGATES) == j,
+                )
             )
     return cases
 
 
 def _lif_shapes() -> list[Case]:
-    base = Case("", "lif-shapes", LIFParameters(tau=3.7, v_reset=-0.3), v_init=True, quick=True)
+    base = Case("", "lif-shapes", LIF(tau=3.7, v_reset=-0.3), state=True, quick=True)
     shapes = [
         replace(base, name="one", T=1, B=1, N=1),
         replace(base, name="one-step", T=1, B=5, N=7),
         replace(base, name="primes", T=7, B=3, N=131),
         replace(base, name="blocks", T=3, B=1, N=1031),
         replace(base, name="T131", T=131, B=2, N=13),
-        replace(base, name="T259-soft", T=259, B=1, N=17, neuron=LIFParameters(tau=3.7, v_reset=None), quick=False),
+        replace(base, name="T259-soft", T=259, B=1, N=17, neuron=LIF(tau=3.7, v_reset=None), quick=False),
         replace(base, name="strided", T=5, B=4, N=9, strided=True),
         replace(base, name="empty", T=4, B=0, N=5),
         replace(base, name="half-a-million", T=3, B=1, N=2**19 + 3, quick=False, small=False),
@@ -151,10 +165,10 @@ def _lif_shapes() -> list[Case]:
 
 def _threshold() -> list[Case]:
     """Neurons that reach the threshold exactly: they fire, and their gradient is not zero."""
-    neuron = LIFParameters()
+    neuron = LIF()
     return [
         Case(f"threshold-{surrogate}", "threshold", replace(neuron, surrogate=surrogate, alpha=alpha), T=2, quick=True)
-        for surrogate, alpha in SURROGATES.items()
+        for surrogate, alpha in _ALPHAS.items()
     ]
 
 
@@ -162,22 +176,22 @@ def _linear() -> list[Case]:
     """Exact currents: every bit is that of the reference, whatever the order of summation."""
     cases = []
     for i, (name, neuron) in enumerate(_neurons()):
-        surrogate = list(SURROGATES)[i // 2 % 6]
+        surrogate = list(SURROGATES)[i // 2 % len(SURROGATES)]
         cases.append(
             Case(f"linear-{name}", "linear", replace(neuron, surrogate=surrogate, alpha=None), K=37, N=19, dyadic=True,
-                 bias=bool(i % 2), v_init=bool(i // 2 % 2), quick=i % 5 == 0)
+                 bias=bool(i % 2), state=bool(i // 2 % 2), quick=i % 5 == 0)
         )  # fmt: skip
     return cases
 
 
 def _linear_random() -> list[Case]:
-    base = Case("", "linear-random", LIFParameters(tau=3.7), K=37, N=19, bias=True, v_init=True)
-    soft, whole = LIFParameters(v_reset=None), LIFParameters(tau=3.7, decay_input=False, detach_reset=True)
+    base = Case("", "linear-random", LIF(tau=3.7), K=37, N=19, bias=True, state=True)
+    soft, whole = LIF(v_reset=None), LIF(tau=3.7, decay_input=False, detach_reset=True)
     cases = [
         replace(base, name="one", T=1, B=1, K=1, N=1, quick=True),
         replace(base, name="primes", T=7, B=5, K=53, N=71, quick=True),
         replace(base, name="soft", neuron=soft, bias=False),
-        replace(base, name="whole", neuron=whole, v_init=False, quick=True),
+        replace(base, name="whole", neuron=whole, state=False, quick=True),
         replace(base, name="uint8", x_dtype=torch.uint8, quick=True),
         replace(base, name="bool", x_dtype=torch.bool),
         replace(base, name="strided", strided=True, quick=True),
@@ -187,15 +201,15 @@ def _linear_random() -> list[Case]:
         replace(base, name="empty", B=0, quick=True),
         replace(base, name="wide", T=16, B=16, K=784, N=301, small=False),
         replace(base, name="deep", T=100, B=64, K=1200, N=10, small=False),
-        replace(base, name="fp16", dtype=torch.float16, v_init=False, quick=True),
-        replace(base, name="bf16", dtype=torch.bfloat16, v_init=False),
+        replace(base, name="fp16", dtype=torch.float16, state=False, quick=True),
+        replace(base, name="bf16", dtype=torch.bfloat16, state=False),
     ]
     return [replace(case, name=f"linear-random-{case.name}") for case in cases]
 
 
 def _currents() -> list[Case]:
     # A neuron that only adds: the membrane is the current, bit for bit. See checks.currents.
-    adder = LIFParameters(tau=2.0**30, v_threshold=1e30, decay_input=False)
+    adder = LIF(tau=2.0**30, v_threshold=1e30, decay_input=False)
     base = Case("", "currents", adder, T=3, B=6, N=67, bias=True)
     cases = [
         replace(base, name="K61", K=61, quick=True),
@@ -211,14 +225,14 @@ def _rate_steps() -> list[Case]:
     base = Case("", "rate-step", B=3, K=23, N=5, batch_size=2, dyadic=True)
     cases = []
     for i, (name, neuron) in enumerate(_neurons()):
-        surrogate = list(SURROGATES)[(i // 2 + i // 12) % 6]
+        surrogate = list(SURROGATES)[(i // 2 + i // 12) % len(SURROGATES)]
         cases.append(
             replace(base, name=name, neuron=replace(neuron, surrogate=surrogate, alpha=None), bias=bool(i % 2),
                     loss=("mse", "ce")[i // 2 % 2], optimizer=("sgd", "adam")[i // 4 % 2], quick=i % 7 == 0)
         )  # fmt: skip
     cases += [
-        replace(base, name="one-step", T=1, N=2, batch_size=1, neuron=LIFParameters(decay_input=False), quick=True),
-        replace(base, name="one-pixel", T=5, N=3, K=1, neuron=LIFParameters(v_threshold=0.25)),
+        replace(base, name="one-step", T=1, N=2, batch_size=1, neuron=LIF(decay_input=False), quick=True),
+        replace(base, name="one-pixel", T=5, N=3, K=1, neuron=LIF(v_threshold=0.25)),
         replace(base, name="T33", T=33, optimizer="adam", bias=True),
         replace(base, name="T131", T=131, loss="ce"),
         replace(base, name="primes", T=31, B=5, K=131, N=17, batch_size=3, bias=True),
@@ -247,7 +261,7 @@ def _training() -> list[Case]:
 
 def _repeats() -> list[Case]:
     """What must give the same bits twice: gradients with sums over many rows, and whole runs on digits."""
-    layer = Case("repeat-layer", "repeat", LIFParameters(), T=6, B=9, K=33, N=21, bias=True, quick=True)
+    layer = Case("repeat-layer", "repeat", LIF(), T=6, B=9, K=33, N=21, bias=True, quick=True)
     run = Case("run-layers", "run", T=9, B=1, batch_size=2, steps=2, quick=True)
     longer = replace(run, T=50, B=100, batch_size=64, steps=6, quick=False, small=False)
     return [

@@ -1,8 +1,8 @@
-"""Checks of LIF and linear+LIF: bits, spikes, potentials and gradients against the reference (C1 to C4, C6)."""
+"""Checks of the operations scan and linear: bits, spikes, states and gradients against the reference (C1 to C4, C6)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,72 +24,73 @@ class Target:
 
 
 class Outcome(NamedTuple):
-    """What an operator made of a case, on the CPU."""
+    """What an operation made of a case, on the CPU."""
 
-    spikes: Tensor
-    v: Tensor
+    output: Tensor
+    state: Tensor
     gradients: Mapping[str, Tensor | None]
 
 
 def layer(case: Case, target: Target) -> list[Measurement]:
-    """One forward and backward pass, against the reference's bits where currents are exact, and against float64."""
-    inputs, neuron = draw(case), case.neuron.options()
+    """One forward and backward pass, against the reference's bits if currents are exact, and against float64."""
+    inputs = draw(case)
     outcome, found = run(case, target, inputs), []
     if (case.dyadic or not case.K) and promises_bits(target):
         with torch.no_grad():
-            silent = _operator(case, target.backend)(*_inputs_on(target.device, case, inputs), **neuron)
+            silent = _called(case, target.backend, _arguments(case, inputs, target.device))
         x, weight, bias = (None if tensor is None else tensor.float() for tensor in inputs[:3])
         assert x is not None
         current = x if weight is None else F.linear(x, weight, bias)
-        spikes, v, _ = reference.lif(current, inputs.v_init, **neuron)
+        states = None if inputs.state is None else tuple(inputs.state)
+        output, last = reference.scan(current, case.neuron, states, inputs.parameters)
         found += [
-            contract.same_bits("spikes", outcome.spikes, spikes.to(case.dtype)),
-            contract.same_bits("v", outcome.v, v),
-            contract.same_bits("spikes of inference", silent[0], outcome.spikes),
-            contract.same_bits("v of inference", silent[1], outcome.v),
+            contract.same_bits("spikes", outcome.output, output.to(case.dtype)),
+            contract.same_bits("state", outcome.state, torch.stack(last)),
+            contract.same_bits("spikes of inference", silent[0], outcome.output),
+            contract.same_bits("state of inference", silent[1], outcome.state),
         ]
     return found + against_float64(case, target, inputs, outcome)
 
 
 def against_float64(case: Case, target: Target, inputs: Inputs, outcome: Outcome) -> list[Measurement]:
     """C3 and C4: the reference in float64, driven by the recorded spikes."""
-    neuron = case.neuron.options()
-    spikes = outcome.spikes.double()
-    if spikes.shape != inputs.grad_spikes.shape:
-        return [contract.close("spikes", spikes, inputs.grad_spikes.double(), 0.0, "C3")]
-    exact, membrane = _replay(case, inputs, spikes, torch.float64)
+    spikes = outcome.output.double()
+    if spikes.shape != inputs.grad_output.shape:
+        return [contract.close("spikes", spikes, inputs.grad_output.double(), 0.0, "C3")]
+    exact = _replayed(case, inputs, spikes, torch.float64)
     magnitude, eps = None, contract.EPS
     if inputs.weight is not None:
         magnitude, eps = contract.product_magnitude(*inputs[:3]), torch.finfo(case.dtype).eps
-    bound = contract.membrane_bound(membrane, magnitude, eps, **neuron)
-    scale = case.neuron.v_threshold
-    found = [
-        contract.spikes_at_threshold(spikes, membrane, bound, case.neuron.v_threshold),
-        # Where charge and leak cancel, a potential is rounded on the scale of what it is made of.
-        contract.close("v", outcome.v, exact.v, bound[-1] + contract.C3_MEMBRANE * contract.EPS * scale, "C3"),
-    ]
+    path = contract.trajectory(
+        _current(case, inputs), case.neuron, inputs.state, spikes, inputs.parameters, magnitude, eps
+    )
+    found = [contract.spikes_at_threshold(spikes, path.distance, path.bound)] if case.neuron.spikes else []
+    for name, got, wanted, bound in zip(
+        case.neuron.states, outcome.state, path.states, path.state_bounds, strict=True
+    ):  # fmt: skip
+        found.append(contract.close(f"state {name}", got, wanted, bound, "C3"))
     # Torch's own gradients have nothing to be measured by but the floor.
-    eager = {} if target.backend.name == "torch" else _replay(case, inputs, spikes, torch.float32)[0].gradients
-    for name, gradient in exact.gradients.items():
-        assert gradient is not None
+    eager = {} if target.backend.name == "torch" else _replayed(case, inputs, spikes, torch.float32)
+    for name, gradient in exact.items():
         found.append(contract.gradient_error(name, outcome.gradients[name], gradient, eager.get(name)))
     return found
 
 
 def threshold(case: Case, target: Target) -> list[Measurement]:
     """Potentials exactly at the threshold fire, and every surrogate has its full slope there."""
-    current = torch.full((case.T, case.B, case.N), case.neuron.v_threshold * case.neuron.tau)
+    values = case.neuron.parameters()
+    current = torch.full((case.T, case.B, case.N), values["v_threshold"] * values["tau"])
     ones = torch.ones_like(current)
-    inputs = Inputs(current, None, None, None, ones, torch.zeros_like(ones[0]))
+    inputs = Inputs(current, None, None, None, {}, ones, torch.zeros_like(ones[:1]))
     outcome = run(case, target, inputs)
     return [
-        contract.same_bits("spikes", outcome.spikes, ones),
+        contract.same_bits("spikes", outcome.output, ones),
         *against_float64(case, target, inputs, outcome),
     ]
 
 
 def currents(case: Case, target: Target) -> list[Measurement]:
-    """C2, through neurons that only add: one time step of each sample has input, and its current is the final v."""
+    """C2, through neurons that only add: one time step of each sample has input, and its current is the last v."""
     x, weight, *_ = draw(case)
     assert weight is not None
     samples = torch.arange(case.B)
@@ -97,9 +98,10 @@ def currents(case: Case, target: Target) -> list[Measurement]:
     driven[samples % case.T, samples] = x[samples % case.T, samples]
     with torch.no_grad():
         device = target.device
-        _, v = target.backend.linear_lif(driven.to(device), weight.to(device), **case.neuron.options())
+        arguments = driven.to(device), weight.to(device), None, case.neuron, None, {}, False, "auto"
+        _, state = target.backend.linear(*arguments)
     rows = driven.sum(0, dtype=weight.dtype)
-    return [contract.current_error(v, rows.double() @ weight.double().T, rows @ weight.T)]
+    return [contract.current_error(state[0], rows.double() @ weight.double().T, rows @ weight.T)]
 
 
 def repeat(case: Case, target: Target) -> list[Measurement]:
@@ -107,8 +109,8 @@ def repeat(case: Case, target: Target) -> list[Measurement]:
     inputs = draw(case)
     first, second = run(case, target, inputs), run(case, target, inputs)
     found = [
-        contract.same_bits("spikes", second.spikes, first.spikes, "C6"),
-        contract.same_bits("v", second.v, first.v, "C6"),
+        contract.same_bits("spikes", second.output, first.output, "C6"),
+        contract.same_bits("state", second.state, first.state, "C6"),
     ]
     for name, gradient in first.gradients.items():
         if gradient is not None and (again := second.gradients[name]) is not None:
@@ -123,48 +125,75 @@ def promises_bits(target: Target) -> bool:
 
 def run(case: Case, target: Target, inputs: Inputs) -> Outcome:
     """Forward and backward on the target; a gradient that doesn't come is None."""
-    arguments = _inputs_on(target.device, case, inputs)
-    leaves = _leaves(case, arguments)
-    outputs = _operator(case, target.backend)(*arguments, **case.neuron.options())
-    upstream = [grad.to(target.device) for grad in (inputs.grad_spikes, inputs.grad_v)]
-    gradients = torch.autograd.grad(outputs, list(leaves.values()), upstream, allow_unused=True)
+    arguments = _arguments(case, inputs, target.device)
+    leaves = _leaves(arguments)
+    output, state = _called(case, target.backend, arguments)
+    upstream = [grad.to(target.device) for grad in (inputs.grad_output, inputs.grad_state)]
+    gradients = torch.autograd.grad((output, state), list(leaves.values()), upstream, allow_unused=True)
     found = {name: None if g is None else g.cpu() for name, g in zip(leaves, gradients, strict=True)}
-    return Outcome(outputs[0].detach().cpu(), outputs[1].detach().cpu(), found)
+    return Outcome(output.detach().cpu(), state.detach().cpu(), found)
 
 
-def _replay(case: Case, inputs: Inputs, spikes: Tensor, state: torch.dtype) -> tuple[Outcome, Tensor]:
-    """The reference with the recorded spikes, all in float64 or as eager torch computes it, and its h."""
-    arguments = _inputs_on(torch.device("cpu"), case, inputs)
-    if state == torch.float64:
-        arguments = [t.double() if t is not None and t.is_floating_point() else t for t in arguments]
-    leaves = _leaves(case, arguments)
-    if case.K:
-        x, weight, bias, v_init = arguments
-        assert x is not None
-        assert weight is not None
-        current = F.linear(x.to(weight.dtype), weight, bias)
-    else:
-        current, v_init = arguments  # type: ignore[assignment]
-    fired, v, membrane = contract.replay(current.to(state), v_init, spikes, **case.neuron.options())
-    upstream = [inputs.grad_spikes.to(state), inputs.grad_v.to(state)]
-    gradients = torch.autograd.grad((fired, v), list(leaves.values()), upstream)
-    return Outcome(fired.detach(), v.detach(), dict(zip(leaves, gradients, strict=True))), membrane.detach()
+def _called(case: Case, backend: Backend, given: Inputs) -> tuple[Tensor, Tensor]:
+    """The backend's operation on the case."""
+    if given.weight is None:
+        return backend.scan(given.x, case.neuron, given.state, given.parameters)
+    output, state = backend.linear(
+        given.x, given.weight, given.bias, case.neuron, given.state, given.parameters, False, "auto"
+    )
+    assert isinstance(output, Tensor)
+    return output, state
 
 
-def _operator(case: Case, backend: Backend) -> Callable[..., Any]:
-    return backend.linear_lif if case.K else backend.lif
+def _current(case: Case, given: Inputs) -> Tensor:
+    """The currents in float64."""
+    if given.weight is None:
+        return given.x.double()
+    return F.linear(given.x.double(), given.weight.double(), None if given.bias is None else given.bias.double())
 
 
-def _inputs_on(device: torch.device, case: Case, inputs: Inputs) -> list[Tensor | None]:
-    """The operator's positional arguments, as new leaves; a strided input stays one."""
-    tensors = inputs[:4] if case.K else (inputs.x, inputs.v_init)
-    return [None if t is None else t.to(device, copy=True).detach() for t in tensors]
+def _replayed(case: Case, inputs: Inputs, spikes: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Gradients of the reference with the recorded spikes, all in float64 or as eager torch computes them."""
+    given = _arguments(case, inputs, torch.device("cpu"))
+    if dtype == torch.float64:
+        given = Inputs(*(_doubled(value) for value in given))  # type: ignore[arg-type]
+    leaves = _leaves(given)
+    current = given.x if given.weight is None else F.linear(given.x.to(given.weight.dtype), given.weight, given.bias)
+    states = None if given.state is None else given.state.unbind()
+    output, last = contract.replay(current.to(dtype), case.neuron, states, spikes, given.parameters)
+    upstream = [inputs.grad_output.to(dtype), inputs.grad_state.to(dtype)]
+    gradients = torch.autograd.grad((output, torch.stack(last)), list(leaves.values()), upstream, allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if gradient is None else gradient
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+    }
 
 
-def _leaves(case: Case, arguments: list[Tensor | None]) -> dict[str, Tensor]:
-    names = ("x", "weight", "bias", "v_init") if case.K else ("current", "v_init")
+def _doubled(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _doubled(item) for name, item in value.items()}
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _arguments(case: Case, inputs: Inputs, device: torch.device) -> Inputs:
+    """The tensors as new leaves on the device; a strided input stays one."""
+
+    def moved(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(device, copy=True).detach()
+
+    parameters = {name: value.to(device, copy=True) for name, value in inputs.parameters.items()}
+    x = moved(inputs.x)
+    assert x is not None
+    return inputs._replace(
+        x=x, weight=moved(inputs.weight), bias=moved(inputs.bias), state=moved(inputs.state), parameters=parameters
+    )
+
+
+def _leaves(given: Inputs) -> dict[str, Tensor]:
+    named = {"x" if given.weight is not None else "current": given.x, "weight": given.weight, "bias": given.bias}
+    named |= {"state": given.state, **given.parameters}
     return {
         name: tensor.requires_grad_()
-        for name, tensor in zip(names, arguments, strict=True)
+        for name, tensor in named.items()
         if tensor is not None and tensor.is_floating_point()
     }

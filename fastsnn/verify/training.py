@@ -1,7 +1,6 @@
 """Checks of training: the fused whole step, the losses of a short run (C5), and runs that repeat bit for bit (C6)."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +12,11 @@ from torch.nn import functional as F
 
 import fastsnn
 from fastsnn import checkpoint, data
+from fastsnn.backends import Backend
 from fastsnn.config import recorded_config
 from fastsnn.kernels import contract, philox, reference
 from fastsnn.kernels.contract import Measurement
+from fastsnn.kernels.neurons import Neuron
 from fastsnn.steps import EVALUATION, TRAINING, AutogradStep
 from fastsnn.verify.cases import Case, dyadic, generator
 from fastsnn.verify.layers import Target
@@ -28,20 +29,22 @@ class Refused(Exception):  # noqa: N818
 
 
 class Network(nn.Linear):
-    """A linear layer and LIF neurons over any linear_lif: spikes [T, B, K] -> spikes [T, B, N]."""
+    """A linear layer and its neurons on a backend, or by the reference: spikes [T, B, K] -> spikes [T, B, N]."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, operator: Callable[..., Any], neuron: dict[str, Any]
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, backend: Backend | None, neuron: Neuron) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias is not None, device=weight.device, dtype=weight.dtype)
-        self.operator, self.neuron = operator, neuron
+        self.backend, self.neuron = backend, neuron
         with torch.no_grad():
             self.weight.copy_(weight)
             if bias is not None:
                 self.bias.copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        spikes: Tensor = self.operator(x.to(self.weight.dtype), self.weight, self.bias, **self.neuron)[0]
+        x = x.to(self.weight.dtype)
+        if self.backend is None:
+            return reference.linear(x, self.weight, self.bias, self.neuron)[0]
+        spikes, _ = self.backend.linear(x, self.weight, self.bias, self.neuron, None, {}, False, "auto")
+        assert isinstance(spikes, Tensor)
         return spikes
 
 
@@ -157,10 +160,10 @@ class _Expected:
         x, spikes = _exact_spikes(case, job, ids, EPOCH, TRAINING)
         bias = None if job.bias is None else job.bias.double()
         self.before = job
-        self.network = Network(job.weight.double(), bias, reference.linear_lif, case.neuron.options())
+        self.network = Network(job.weight.double(), bias, None, case.neuron)
         self.optimizer = _optimizer(case, self.network)
         current = F.linear(x.double(), self.network.weight, self.network.bias)
-        fired, *_ = contract.replay(current, None, spikes.double(), **case.neuron.options())
+        fired, _ = contract.replay(current, case.neuron, None, spikes.double())
         self.loss, self.correct = reference.rate_loss(fired, job.labels[ids], case.loss)
         self.loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -217,7 +220,7 @@ def _exact_spikes(case: Case, job: Job, ids: Tensor, epoch: int, stream: int) ->
     # By the reference: poisson_encode draws with the kernels that are under test.
     words = philox.poisson_words(philox.thresholds(job.images[ids]), case.T, SEED, epoch, stream, ids)
     x = philox.unpack(words, case.T)
-    return x, reference.linear_lif(x, job.weight, job.bias, **case.neuron.options())[0]
+    return x, reference.linear(x, job.weight, job.bias, case.neuron)[0]
 
 
 def _exact_job(case: Case) -> Job:
@@ -256,7 +259,7 @@ def _exact_training(case: Case) -> tuple[Tensor, Tensor]:
     """The losses of :func:`training` under autograd in float64, and the weight that it ends with."""
     job = _digits_job(case)
     bias = None if job.bias is None else job.bias.double()
-    network = Network(job.weight.double(), bias, reference.linear_lif, case.neuron.options())
+    network = Network(job.weight.double(), bias, None, case.neuron)
     step = _layered(case, network, _optimizer(case, network))
     losses, _ = step.train((job.images, job.labels), _order(case), EPOCH, case.batch_size)
     return losses, network.weight.detach()
@@ -265,7 +268,7 @@ def _exact_training(case: Case) -> tuple[Tensor, Tensor]:
 def _network(case: Case, job: Job, target: Target) -> Network:
     weight, bias = (None if tensor is None else tensor.to(target.device) for tensor in (job.weight, job.bias))
     assert weight is not None
-    return Network(weight, bias, target.backend.linear_lif, case.neuron.options())
+    return Network(weight, bias, target.backend, case.neuron)
 
 
 def _optimizer(case: Case, network: Network) -> torch.optim.Optimizer:
@@ -280,9 +283,9 @@ def _layered(case: Case, network: Network, optimizer: torch.optim.Optimizer) -> 
 
 
 def _fused(case: Case, target: Target, network: Network, optimizer: torch.optim.Optimizer | None) -> Any:
-    module, neuron = target.backend.rate_step, case.neuron.options()
+    module = target.backend.rate_classifier()
     assert module is not None
-    options = {"T": case.T, "loss": case.loss, **neuron}
+    options = {"T": case.T, "loss": case.loss, "neuron": case.neuron}
     if reason := module.unsupported(classes=case.N, pixels=case.K, optimizer=optimizer, **options):
         raise Refused(reason)
     return module.RateStep(network.weight, network.bias, optimizer, seed=SEED, **options)

@@ -110,9 +110,7 @@ def narrowest_cut(outputs: list[Value], upstream: list[Value], candidates: Itera
     return [early[index] for index in sorted(cut)]
 
 
-def _vertex_cut(
-    early: dict[int, Value], users: dict[int, list[int]], targets: set[int], allowed: set[int]
-) -> set[int]:
+def _vertex_cut(early: dict[int, Value], users: dict[int, list[int]], targets: set[int], allowed: set[int]) -> set[int]:
     """Every node is split into an entry and an exit, with an edge of capacity 1 (none, if it can't be kept) between."""
     flow: dict[tuple[tuple[int, bool], tuple[int, bool]], int] = {}
     residual: dict[tuple[int, bool], set[tuple[int, bool]]] = {}
@@ -166,4 +164,3 @@ def _vertex_cut(
                 reaches.add(there)
                 queue.append(there)
     return {index for index in early if (index, True) in reaches and (index, False) not in reaches}
-

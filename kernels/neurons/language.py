@@ -1,6 +1,6 @@
 """The small language that a neuron's step is written in: plain arithmetic over membrane potentials and currents.
 
-    + - * /   < <= > >=   where  select  minimum  maximum  absolute  exp  sqrt  sigmoid  reciprocal  detach  Neuron.spike
+    + - * /  < <= > >=  where  select  minimum  maximum  absolute  exp  sqrt  sigmoid  reciprocal  detach  Neuron.spike
 
 The same text runs on two kinds of operands. On torch tensors it computes, and autograd differentiates it: that is the
 oracle (``kernels/reference.py``). On :class:`Value`, a node of an expression graph, it records what it computes: from
@@ -196,7 +196,7 @@ def where(condition: Element, a: Operand, b: Operand) -> Element:
 
 
 def select(spike: Element, on: Operand, off: Operand) -> Element:
-    """``on`` if the neuron fired, else ``off``: (1 - spike) * off + spike * on, whose gradient reaches the spike too."""
+    """``on`` if the neuron fired, else ``off``: (1 - spike) * off + spike * on; its gradient reaches the spike too."""
     if isinstance(spike, Value):
         return arithmetic("select", spike, on, off)
     return (1 - spike) * off + spike * on  # type: ignore[operator, return-value]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.differentiate import gradient, narrowest_cut, reachable
-from fastsnn.kernels.neurons.language import CONDITIONS, TORCH, Graph, Operand, StepError, Value
+from fastsnn.kernels.neurons.language import CONDITIONS, TORCH, Graph, StepError, Value
 from fastsnn.kernels.neurons.neuron import Neuron, neuron_of
 
 
@@ -234,5 +234,3 @@ def _evaluate(nodes: Sequence[Value], neuron: Neuron, parameters: Mapping[str, T
         else:
             memo[node.index] = TORCH[node.op](*(memo[arg.index] for arg in node.args))
     return [memo[node.index] for node in nodes]
-
-

@@ -12,6 +12,7 @@ from functools import partial
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import lower_constant
 from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
 
 from fastsnn.kernels.neurons.program import Program
@@ -45,6 +46,11 @@ def _unbox(typ, obj, context):
     return NativeValue(context.context.get_dummy_value())
 
 
+@lower_constant(ProgramType)
+def _constant(context, builder, typ, value):
+    return context.get_dummy_value()
+
+
 @intrinsic
 def step(typingctx, program, current, state, output, kept, scalars, rows, places, lanes):
     """One step of the neurons at ``places``: the current and the states in, the output, new states and kept out.
@@ -71,9 +77,7 @@ def step(typingctx, program, current, state, output, kept, scalars, rows, places
 
 
 @intrinsic
-def step_back(
-    typingctx, program, kept, grad_output, grad_state, grad_current, grad_rows, scalars, rows, places, lanes
-):
+def step_back(typingctx, program, kept, grad_output, grad_state, grad_current, grad_rows, scalars, rows, places, lanes):
     """The gradient of a step: of the output and, in place, of the states; to the current's, and added to grad_rows.
 
     kept [K, ...], grad_output [1, ...], grad_state [S, n], grad_current [1, ...], grad_rows [L, n], scalars, rows.
@@ -188,9 +192,7 @@ def _library(name):
     def call(builder, x):
         suffix = f"v{LANES}f32" if x.type == VECTOR else "f32"
         function_type = ir.FunctionType(x.type, [x.type])
-        return builder.call(
-            cgutils.get_or_insert_function(builder.module, function_type, f"llvm.{name}.{suffix}"), [x]
-        )
+        return builder.call(cgutils.get_or_insert_function(builder.module, function_type, f"llvm.{name}.{suffix}"), [x])
 
     return call
 

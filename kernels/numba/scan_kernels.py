@@ -47,15 +47,13 @@ def forward(worker, workers, program, current, state, output, scalars, rows):
 @jit
 def backward_block(program, kept, grad_output, grad_state, grad_current, grad_rows, scalars, rows, start, stop):
     """The same from the last step to the first; a single row of ``grad_output`` is that of every step."""
-    T, width, n = kept.shape[1], kept.shape[2], grad_current.shape[1]
+    width, n = kept.shape[2], grad_current.shape[1]
     whole = start + (stop - start) // LANES * LANES
     for t in range(len(grad_current) - 1, -1, -1):
         upstream = min(t, len(grad_output) - 1) * n
         for i in range(start, whole, LANES):
             places = (t * width + i - start, upstream + i, i, t * n + i, i)
-            step_back(
-                program, kept, grad_output, grad_state, grad_current, grad_rows, scalars, rows, places, None
-            )
+            step_back(program, kept, grad_output, grad_state, grad_current, grad_rows, scalars, rows, places, None)
         for i in range(whole, stop):
             places = (t * width + i - start, upstream + i, i, t * n + i, i)
             step_back(program, kept, grad_output, grad_state, grad_current, grad_rows, scalars, rows, places, 1)
@@ -78,6 +76,4 @@ def backward(
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
         forward_block(forward_program, current, state, None, kept, forward_scalars, forward_rows, start, stop)
-        backward_block(
-            program, kept, grad_output, grad_state, grad_current, grad_rows, scalars, rows, start, stop
-        )
+        backward_block(program, kept, grad_output, grad_state, grad_current, grad_rows, scalars, rows, start, stop)

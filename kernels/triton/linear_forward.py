@@ -8,8 +8,6 @@ carried in memory: a loop in the kernel would keep the addresses of the product 
 Tests: ``tests/test_linear.py``. Benchmark: ``bench/bench_linear.py``.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

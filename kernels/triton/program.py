@@ -1,7 +1,7 @@
 """A neuron's programs as Triton device functions, written out as source text.
 
-A kernel takes one as a constant STEP and calls ``STEP(inputs, scalars, rows)`` on tuples; it returns a tuple of outputs.
-The function's name holds the program's digest, by which Triton's caches tell one from another.
+A kernel takes one as a constant STEP and calls ``STEP(inputs, scalars, rows)`` on tuples; outputs are a tuple too. The
+function's name holds the program's digest, by which Triton's caches tell one from another.
 """
 
 import linecache
@@ -79,11 +79,8 @@ def _line(i: int, instruction: Instruction, program: Program) -> str:
     operands = [program.instructions[arg] for arg in instruction.args]
     if instruction.op == "spike":
         # a - b >= 0 as a >= b: the same for numbers, and safe from a difference that is flushed to 0.
-        if operands[0].op == "sub":
-            fired = " >= ".join(f"v{arg}" for arg in operands[0].args)
-        else:
-            fired = f"{args[0]} >= 0.0"
-        return f"c{i} = {fired}\n    v{i} = tl.where(c{i}, 1.0, 0.0)"
+        pair = [f"v{arg}" for arg in operands[0].args] if operands[0].op == "sub" else [args[0], "0.0"]
+        return f"c{i} = {pair[0]} >= {pair[1]}\n    v{i} = tl.where(c{i}, 1.0, 0.0)"
     if instruction.op == "select" and operands[0].op == "spike":
         return f"v{i} = tl.where(c{instruction.args[0]}, {args[1]}, {args[2]})"
     if instruction.op == "mul" and operands[0].op == "spike":

@@ -93,11 +93,11 @@ def scan_backward_kernel(
         grad_state = load_rows(grad_final_ptr, n, offs, mask, STATES)
     else:
         grad_state = ()
-        for k in tl.static_range(STATES):
+        for _ in tl.static_range(STATES):
             grad_state += (tl.zeros((BLOCK,), tl.float32),)
     rows = load_rows(rows_ptr, n, offs, mask, ROWS)
     grad_rows = ()
-    for k in tl.static_range(LEARNT):
+    for _ in tl.static_range(LEARNT):
         grad_rows += (tl.zeros((BLOCK,), tl.float32),)
     total = tl.zeros((BLOCK,), tl.float32)
     grad_ptrs = grad_output_ptr + offs * stride_grad_n
@@ -175,9 +175,8 @@ def scan_backward(
     neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor,
     parameters: dict[str, Tensor], grad_current: Tensor, grad_state: Tensor, grad_rows: Tensor, total: Tensor | None,
 ) -> None:  # fmt: skip
-    """Fill ``grad_current`` [T, ...], its sum over time ``total`` [...], ``grad_state`` [S, ...], ``grad_rows`` [L, ...].
-
-    All contiguous; a gradient of None is zero. A ``grad_current`` of bfloat16 [3, T, ...] is filled with the planes of
+    """Fill ``grad_current`` [T, ...], its sum over time ``total`` [...], ``grad_state`` [S, ...], ``grad_rows``
+    [L, ...], all contiguous; a gradient of None is zero. A ``grad_current`` of bfloat16 [3, T, ...] is filled with the planes of
     the gradient (``planes.py``).
     """
     n = grad_state[0].numel()

@@ -230,13 +230,13 @@ def summarize(sample_loss, sample_correct, batch, losses, correct, step):
 
 @jit(entry=True)
 def run(
-    worker, workers, arrived, forward, backward, images, labels, order, stream, epoch, batch_size, learn, weight, first, second, gradients,
-    rates, constants, problem, work, sample_loss, sample_correct, losses, correct,
+    worker, workers, arrived, forward, backward, images, labels, order, stream, epoch, batch_size, learn, weight, first,
+    second, gradients, rates, constants, problem, work, sample_loss, sample_correct, losses, correct,
 ):  # fmt: skip
     """One worker's share of the samples of ``order`` in batches; where ``learn``, each batch is a training step.
 
-    forward, backward: the neurons' functions, see ``neurons.py``. gradients: float32 [groups, size], the groups' partial sums; losses, correct: one number a batch; the rest as in
-    :func:`run_group` and :func:`update`.
+    forward, backward: the neurons' functions, see ``neurons.py``; gradients: float32 [groups, size], the groups'
+    partial sums; losses, correct: one number a batch; the rest as in :func:`run_group` and :func:`update`.
     """
     work = Workspace(
         work.lists[worker], work.bits[worker], work.membrane[worker], work.rows[worker], work.table[worker]
@@ -250,8 +250,8 @@ def run(
         for group in range(worker, groups, workers):
             part = slice(group * span, min((group + 1) * span, batch))
             run_group(
-                forward, backward, images, labels, samples[part], stream, epoch, batch, weight, gradients[group], learn, problem, work,
-                sample_loss[part], sample_correct[part],
+                forward, backward, images, labels, samples[part], stream, epoch, batch, weight, gradients[group], learn,
+                problem, work, sample_loss[part], sample_correct[part],
             )  # fmt: skip
         if not meet(arrived, workers, 2 * step + 1):
             return

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsnn.kernels.neurons import Neuron
 from fastsnn.kernels.numba.bits import LANES, aligned_empty
 from fastsnn.kernels.numba.threads import meeting, spread
-from fastsnn.kernels.neurons import Neuron
 from fastsnn.kernels.rate_classifier.numba.kernels import Problem, run, workspaces
 from fastsnn.kernels.rate_classifier.numba.neurons import sample_functions, scalars
 from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_neuron, unsupported_optimizer
@@ -142,8 +142,8 @@ class RateStep:
         workers, arrived = min(numba.get_num_threads(), GROUPS), meeting()
         weight, first, second = (tensor.reshape(-1).numpy() for tensor in (parameters.weight, *moments))
         spread(
-            run, workers, arrived, *self.neuron_functions, *data, order.contiguous().numpy(), stream, epoch, batch_size, learn, weight, first,
-            second, self._gradients, rates.numpy(), constants.numpy(), problem,
+            run, workers, arrived, *self.neuron_functions, *data, order.contiguous().numpy(), stream, epoch, batch_size,
+            learn, weight, first, second, self._gradients, rates.numpy(), constants.numpy(), problem,
             workspaces(workers, self.pixels, problem.T, problem.columns),
             np.empty(batch_size), np.empty(batch_size, np.int64), losses.numpy(), correct.numpy(),
             arrived=arrived,

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.program import CompiledNeuron
-
 from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import CHUNK, PixelIndex, encode_kernel
 from fastsnn.kernels.rate_classifier.triton.kernels import step_kernel

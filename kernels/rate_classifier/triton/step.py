@@ -18,12 +18,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from fastsnn.kernels.neurons import Neuron
+from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_neuron, unsupported_optimizer
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex, index_pixels
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
 from fastsnn.kernels.triton import check_device, check_dtype, device_guard, planes
-from fastsnn.kernels.neurons import Neuron
-from fastsnn.kernels.neurons.program import compile_neuron
 
 MAX_T = 1024
 MAX_CLASSES = 32
