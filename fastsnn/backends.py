@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import reference
+from fastsnn.kernels.triton import toolchain_refusal
 
 Operator = Callable[..., tuple[Tensor, Tensor]]
 
@@ -69,9 +70,29 @@ def choose(device: torch.device) -> str:
     return "torch"
 
 
-def choose_device() -> torch.device:
-    """The first CUDA GPU that ran a tiny kernel of this torch, else the CPU."""
-    return torch.device("cuda:0" if cuda_unusable() is None else "cpu")
+def choose_device(backend: str = "auto") -> torch.device:
+    """The first CUDA GPU if :func:`gpu_refusal` has nothing against it, else the CPU."""
+    return torch.device("cuda:0" if gpu_refusal(backend) is None else "cpu")
+
+
+def gpu_refusal(backend: str = "auto") -> str | None:
+    """Why ``auto`` trains ``backend`` on the CPU, in one line with what to do next; None if it takes the first GPU.
+
+    A GPU that has no fused kernels, as without the C compiler that Triton needs, is slower than the CPU, which has.
+    """
+    if reason := cuda_unusable():
+        return reason
+    gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
+    if backend == "auto" and choose(gpu) == "torch" and choose(cpu) != "torch":
+        return f"torch's own operators there are slower than backend {choose(cpu)} on the CPU; {slow_reason(gpu)}"
+    return None
+
+
+def slow_reason(device: torch.device) -> str | None:
+    """Why ``auto`` has only torch's own operators on GPU ``device``, which are slow; None if it has fused kernels."""
+    if device.type != "cuda" or choose(device) != "torch":
+        return None
+    return f"backend triton cannot run on {device}: {unusable('triton', device)}"
 
 
 @lru_cache
@@ -131,6 +152,8 @@ def _refusal(name: str, device: torch.device) -> str | None:
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             interpreter = "set TRITON_INTERPRET=1 for Triton's interpreter, which is very slow"
             return f"it needs a CUDA GPU; use --backend numba, or {interpreter}"
+        if device.type == "cuda":
+            return toolchain_refusal()
     if name == "cupy":
         from fastsnn import spikingjelly
 

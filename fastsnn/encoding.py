@@ -78,7 +78,7 @@ def _spikes(
 
 
 def _check(images: Tensor, sample_ids: Tensor | None) -> None:
-    """Refuse what is no image and no sample id. Values are looked at on the CPU alone: a GPU would wait at each batch."""
+    """Refuse what is no image and no sample id; values are looked at on the CPU alone, for a GPU would wait."""
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise TypeError(f"images has dtype {images.dtype}; allowed: torch.uint8, or floating point in [0, 1]")
     looks = images.device.type == "cpu"

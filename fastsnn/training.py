@@ -154,13 +154,15 @@ class _Trainer:
     def __init__(self, run: Run, monitor: Monitor, group: Group, training: bool = True) -> None:
         self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
-        self.device = backends.choose_device() if config.device == "auto" else torch.device(config.device)
+        self.device = backends.choose_device(config.backend) if config.device == "auto" else torch.device(config.device)
         if config.device == "auto" and self.device.type == "cpu" and torch.cuda.is_available():
-            monitor.message(f"not on the GPU: {backends.cuda_unusable()}")
+            monitor.message(f"not on the GPU: {backends.gpu_refusal(config.backend)}")
         if group.size > 1 and self.device.type == "cuda":
             self.device = torch.device("cuda", group.local_rank)
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
+        if config.backend == "auto" and (reason := backends.slow_reason(self.device)):
+            monitor.message(f"slow, in torch's own operators: {reason}")
         self.threads = use_threads(config.threads, self.backend.name, run.checkpoint is not None)
         if config.deterministic and self.device.type == "cuda":
             # cuBLAS reads it when it is first used.

@@ -66,11 +66,12 @@ def toolchain_refusal() -> str | None:
     """
     if not AVAILABLE:
         return "Triton is not installed; on Linux: pip install triton"
+    folders = _include_folders()
     install = "on Debian and Ubuntu: sudo apt install gcc python3-dev"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         missing = f"Triton needs a C compiler, and finds neither gcc nor clang nor CC in the environment; {install}"
-    elif not any(Path(folder, "Python.h").is_file() for folder in _include_folders()):
-        missing = f"Triton needs Python's headers, and {_include_folders()[0]} has no Python.h; {install}"
+    elif not any(Path(folder, "Python.h").is_file() for folder in folders):
+        missing = f"Triton needs Python's headers, and {folders[0]} has no Python.h; {install}"
     else:
         return None
     return None if _driver_is_built() else missing

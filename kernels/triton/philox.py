@@ -23,7 +23,7 @@ PIXEL_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 
 @triton.jit
 def poisson_words(seed, epoch, stream, sample, chunk, pixels, q):
-    """128 time steps of ``pixels`` int32 [K] with thresholds ``q`` int32 0..65536: four uint32 [K], one bit per step."""
+    """128 steps of ``pixels`` int32 [K] with thresholds ``q`` int32 0..65536: four uint32 [K], one bit per step."""
     zero = pixels.to(tl.uint32) * 0
     c0 = pixels.to(tl.uint32)
     c1 = zero + ((stream << 24) + chunk * 16).to(tl.uint32)
@@ -68,7 +68,7 @@ def _float_thresholds(x):
 def _store_steps(out_ptr, offs, word, first, T, n):
     """The 32 steps of ``word`` from ``first`` on, as rows of ``out`` [T, n]."""
     ptrs = out_ptr + tl.cast(first, tl.int64) * n + offs
-    for t in range(first, tl.minimum(first + 32, T)):
+    for _ in range(first, tl.minimum(first + 32, T)):
         tl.store(ptrs, (word & 1).to(out_ptr.dtype.element_ty), mask=offs < n)
         word = word >> 1
         ptrs += n
@@ -81,7 +81,8 @@ def poisson_kernel(
 ):  # fmt: skip
     """BLOCK pixels of ``image`` [B, P] in the 128 time steps of a chunk: program ``chunk * blocks + block``.
 
-    ``image`` is uint8, floating point, or thresholds int32. ``out`` is fp32 [T, B * P], or int32 [ceil(T / 32), B * P] if PACKED.
+    ``image`` is uint8, floating point, or thresholds int32. ``out`` is fp32 [T, B * P], or int32 [ceil(T / 32), B * P]
+    if PACKED.
     """
     chunk, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     # One division in 64 bits, of a scalar; those of the lanes are in 32.
@@ -98,10 +99,7 @@ def poisson_kernel(
         q = image
     else:
         q = _float_thresholds(image.to(tl.float32))
-    if HAS_IDS:
-        sample = tl.load(id_ptr + row, mask=mask, other=0)
-    else:
-        sample = row
+    sample = tl.load(id_ptr + row, mask=mask, other=0) if HAS_IDS else row
     low, high = tl.cast(seed_low, tl.uint32, bitcast=True), tl.cast(seed_high, tl.uint32, bitcast=True)
     seed = low.to(tl.uint64) | (high.to(tl.uint64) << 32)
     words = poisson_words(seed, tl.cast(epoch, tl.int32), tl.cast(stream, tl.int32), sample, chunk, lane % P, q)
