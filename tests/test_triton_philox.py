@@ -13,6 +13,7 @@ from fastsnn import encoding
 from fastsnn.kernels import packed, philox
 from fastsnn.kernels.triton import philox as triton_philox
 from fastsnn.kernels.triton.philox import poisson_spikes
+from fastsnn.steps import AutogradStep
 
 DTYPES = [torch.uint8, torch.float32, torch.float64, torch.float16]
 
@@ -155,3 +156,19 @@ def test_nothing_waits_for_the_device() -> None:
         fastsnn.PackedSpikes(words, 100).unpack()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_encoding_is_a_small_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the launches of a step layer by layer, as backend cupy takes it; the neurons stand as one operator here."""
+    launches = Launches()
+    monkeypatch.setattr(triton_philox, "poisson_kernel", launches)
+    monkeypatch.setattr(encoding, "_check", lambda *_: None)
+    network = torch.nn.Sequential(torch.nn.Linear(784, 10), torch.nn.Threshold(0.5, 0.0)).to(DEVICE)
+    step = AutogradStep(network, torch.optim.Adam(network.parameters()), T=100, seed=0, loss="mse")
+    data = step.prepare(draw(64, 784).reshape(64, 784), torch.zeros(64, dtype=torch.int64, device=DEVICE))
+    with Operators() as operators:
+        step.train(data, torch.arange(64, device=DEVICE), 1, 64)
+    shapes = {"view", "reshape", "_unsafe_view", "t", "detach", "expand", "split", "unsqueeze", "permute", "empty"}
+    others = [name for name in operators.names if name not in shapes]
+    assert len(launches) == 1
+    assert 10 * len(launches) < len(others)
