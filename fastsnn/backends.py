@@ -70,19 +70,19 @@ def choose(device: torch.device) -> str:
     return "torch"
 
 
-def choose_device(backend: str = "auto") -> torch.device:
-    """The first CUDA GPU if :func:`gpu_refusal` has nothing against it, else the CPU."""
-    return torch.device("cuda:0" if gpu_refusal(backend) is None else "cpu")
+def choose_device(backend: str = "auto", index: int = 0) -> torch.device:
+    """CUDA GPU ``index`` if :func:`gpu_refusal` has nothing against it, else the CPU."""
+    return torch.device(f"cuda:{index}" if gpu_refusal(backend, index) is None else "cpu")
 
 
-def gpu_refusal(backend: str = "auto") -> str | None:
-    """Why ``auto`` trains ``backend`` on the CPU, in one line with what to do next; None if it takes the first GPU.
+def gpu_refusal(backend: str = "auto", index: int = 0) -> str | None:
+    """Why ``auto`` trains ``backend`` on the CPU, in one line with what to do next; None if it takes GPU ``index``.
 
     A GPU that has no fused kernels, as without the C compiler that Triton needs, is slower than the CPU, which has.
     """
-    if reason := cuda_unusable():
+    if reason := cuda_unusable(index):
         return reason
-    gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
+    gpu, cpu = torch.device("cuda", index), torch.device("cpu")
     if backend == "auto" and choose(gpu) == "torch" and choose(cpu) != "torch":
         return f"torch's own operators there are slower than backend {choose(cpu)} on the CPU; {slow_reason(gpu)}"
     return None

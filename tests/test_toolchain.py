@@ -110,7 +110,7 @@ def test_training_says_why_it_is_not_on_the_gpu(tmp_path: Path, monkeypatch: pyt
     lines: list[str] = []
     monitor = Monitor()
     monkeypatch.setattr(monitor, "message", lines.append)
-    monkeypatch.setattr(backends, "gpu_refusal", lambda backend: "no compiler")
+    monkeypatch.setattr(backends, "gpu_refusal", lambda backend, index: "no compiler")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     # torch's Adam looks at the GPU, too, which is none.
     fastsnn.train(small(tmp_path / "run", device="auto", optimizer="sgd"), monitor=monitor)
