@@ -22,6 +22,7 @@ from fastsnn.kernels import reference
 from fastsnn.kernels import scan as scan_operation
 from fastsnn.kernels.neurons import LIF, Neuron
 from fastsnn.kernels.packed import PackedSpikes
+from fastsnn.kernels.triton import toolchain_refusal
 
 AUTO_ORDER = {"cuda": ("triton", "cupy", "torch"), "cpu": ("numba", "torch")}
 """What ``auto`` tries, fastest first."""
@@ -150,7 +151,7 @@ class TritonBackend(CompiledBackend):
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             interpreter = "set TRITON_INTERPRET=1 for Triton's interpreter, which is very slow"
             return f"it needs a CUDA GPU; use --backend numba, or {interpreter}"
-        return None
+        return toolchain_refusal() if device.type == "cuda" else None
 
     def rate_classifier(self) -> ModuleType | None:
         from fastsnn.kernels.rate_classifier.triton import step
@@ -275,9 +276,29 @@ def _say_once(text: str) -> None:
     warnings.warn(text, stacklevel=2)
 
 
-def choose_device() -> torch.device:
-    """The first CUDA GPU that ran a tiny kernel of this torch, else the CPU."""
-    return torch.device("cuda:0" if cuda_unusable() is None else "cpu")
+def choose_device(backend: str = "auto", index: int = 0) -> torch.device:
+    """CUDA GPU ``index`` if :func:`gpu_refusal` has nothing against it, else the CPU."""
+    return torch.device(f"cuda:{index}" if gpu_refusal(backend, index) is None else "cpu")
+
+
+def gpu_refusal(backend: str = "auto", index: int = 0) -> str | None:
+    """Why ``auto`` trains ``backend`` on the CPU, in one line with what to do next; None if it takes GPU ``index``.
+
+    A GPU that has no fused kernels, as without the C compiler that Triton needs, is slower than the CPU, which has.
+    """
+    if reason := cuda_unusable(index):
+        return reason
+    gpu, cpu = torch.device("cuda", index), torch.device("cpu")
+    if backend == "auto" and choose(gpu)[0] == "torch" and choose(cpu)[0] != "torch":
+        return f"torch's own operators there are slower than backend {choose(cpu)[0]} on the CPU; {slow_reason(gpu)}"
+    return None
+
+
+def slow_reason(device: torch.device) -> str | None:
+    """Why ``auto`` has only torch's own operators on GPU ``device``, which are slow; None if it has fused kernels."""
+    if device.type != "cuda" or choose(device)[0] != "torch":
+        return None
+    return f"backend triton cannot run on {device}: {unusable('triton', device)}"
 
 
 @lru_cache

@@ -49,7 +49,7 @@ def diagnose(env: Environment) -> list[Row]:
     rows = [_python(env), _torch(env), _torchvision(env), *_gpus(env), _driver(env)]
     if is_ten_series(env.gpu):
         rows.append(_ten_series())
-    rows += [_triton(env), _cupy(env), _compiler(env), _spikingjelly(env)]
+    rows += [_triton(env), *_c_compiler(env), _cupy(env), _compiler(env), _spikingjelly(env)]
     if env.old_layout:
         rows.append(_old_layout(env))
     return [*rows, _mnist(env), _disk(env), _memory(env), *_backends(env)]
@@ -159,6 +159,15 @@ def _triton(env: Environment) -> Row:
     if wanted and version_numbers(version)[:2] != version_numbers(wanted)[:2]:
         return Row("Triton", version, "problem", f"torch was built with Triton {wanted}; run: pip install {pinned}")
     return Row("Triton", version)
+
+
+def _c_compiler(env: Environment) -> list[Row]:
+    if "triton" not in env.packages:
+        return []
+    if env.triton_toolchain is None:
+        return [Row("C compiler", "found, and Python's headers")]
+    advice = env.triton_toolchain if env.gpu else f"only a GPU needs it: {env.triton_toolchain}"
+    return [Row("C compiler", "not complete", "problem" if env.gpu else "note", advice)]
 
 
 def _cupy(env: Environment) -> Row:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import philox
+from fastsnn.kernels.triton import launches_on
+from fastsnn.kernels.triton import philox as triton_philox
 
 
 def poisson_encode(
@@ -37,7 +39,9 @@ def poisson_encode(
         is time step 32 w + i.
 
     Raises:
-        TypeError, ValueError: an argument is out of range, or a pixel is outside [0, 1] or NaN.
+        TypeError, ValueError: an argument is out of range, or a pixel is outside [0, 1] or NaN. On a GPU, where a look
+            at the values would wait for it at every batch, a pixel below 0 or NaN never spikes and one above 1 always
+            does.
     """
     for name, value, most in (
         ("T", T, 2**24 // philox.PLANES * 128),
@@ -54,17 +58,34 @@ def poisson_encode(
         raise TypeError(f"images is {type(images).__name__}; allowed: a tensor")
     if not images.dim():
         raise ValueError("images has shape []; allowed: [B, ...]")
-    sample_ids = _checked_ids(sample_ids, images)
-    kernels: Any = philox if images.device.type != "cpu" else import_module("fastsnn.kernels.numba.philox")
+    _check(images, sample_ids)
     pixels = images.flatten(1) if images.dim() > 1 else images[:, None]
-    words = kernels.poisson_words(_thresholds(pixels), T, seed, epoch, stream, sample_ids)
-    spikes = words if packed else kernels.unpack(words, T)
+    spikes = _spikes(pixels, T, seed, epoch, stream, sample_ids, packed)
     return spikes.reshape(len(spikes), *images.shape)
 
 
-def _checked_ids(sample_ids: Tensor | None, images: Tensor) -> Tensor:
+def _spikes(
+    pixels: Tensor, T: int, seed: int, epoch: int, stream: int, sample_ids: Tensor | None, packed: bool
+) -> Tensor:
+    """Spikes [T, B, P] or words [ceil(T / 32), B, P] of pixels [B, P], by the kernels for their device."""
+    if launches_on(pixels):
+        return triton_philox.poisson_spikes(pixels, T, seed, epoch, stream, sample_ids, packed)
     if sample_ids is None:
-        return torch.arange(len(images), device=images.device)
+        sample_ids = torch.arange(len(pixels), device=pixels.device)
+    kernels: Any = philox if pixels.device.type != "cpu" else import_module("fastsnn.kernels.numba.philox")
+    words: Tensor = kernels.poisson_words(philox.thresholds(pixels), T, seed, epoch, stream, sample_ids)
+    return words if packed else kernels.unpack(words, T)
+
+
+def _check(images: Tensor, sample_ids: Tensor | None) -> None:
+    """Refuse what is no image and no sample id; values are looked at on the CPU alone, for a GPU would wait."""
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"images has dtype {images.dtype}; allowed: torch.uint8, or floating point in [0, 1]")
+    looks = images.device.type == "cpu"
+    if looks and images.dtype != torch.uint8 and not ((images >= 0) & (images <= 1)).all():
+        raise ValueError("images has a pixel outside [0, 1] or NaN; allowed: intensities from 0 to 1")
+    if sample_ids is None:
+        return
     if not isinstance(sample_ids, Tensor):
         raise TypeError(f"sample_ids is {type(sample_ids).__name__}; allowed: a tensor or None")
     if sample_ids.shape != images.shape[:1] or sample_ids.dtype != torch.int64:
@@ -72,18 +93,5 @@ def _checked_ids(sample_ids: Tensor | None, images: Tensor) -> Tensor:
         raise ValueError(f"sample_ids is {found}; allowed: torch.int64 [{len(images)}]")
     if sample_ids.device != images.device:
         raise ValueError(f"sample_ids is on {sample_ids.device}; allowed: {images.device}, where the images are")
-    # On a GPU a look at the values would wait for it at every batch.
-    if sample_ids.device.type == "cpu" and len(sample_ids) and not 0 <= sample_ids.min() <= sample_ids.max() < 2**32:
+    if looks and len(sample_ids) and not 0 <= sample_ids.min() <= sample_ids.max() < 2**32:
         raise ValueError(f"sample_ids holds {sample_ids.min()} to {sample_ids.max()}; allowed: 0 to {2**32 - 1}")
-    return sample_ids
-
-
-def _thresholds(images: Tensor) -> Tensor:
-    """Pixels [B, P] -> q int64 [B, P], the spike probability in units of 1 / 65536."""
-    if images.dtype == torch.uint8:
-        return philox.thresholds(images)
-    if not images.is_floating_point():
-        raise TypeError(f"images has dtype {images.dtype}; allowed: torch.uint8, or floating point in [0, 1]")
-    if not ((images >= 0) & (images <= 1)).all():
-        raise ValueError("images has a pixel outside [0, 1] or NaN; allowed: intensities from 0 to 1")
-    return (images.double() * philox.ALWAYS).floor().to(torch.int64)

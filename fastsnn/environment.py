@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from fastsnn import backends, data
+from fastsnn.kernels.triton import AVAILABLE, toolchain_refusal
 from fastsnn.stack import CUPY_PACKAGES, Stack, cuda_headers, finds_nvrtc, installed
 
 PACKAGES = ("torch", "torchvision", "triton", "numba", "numpy", "spikingjelly", *CUPY_PACKAGES)
@@ -51,6 +52,8 @@ class Environment:
     """Version of Triton that torch was built with."""
     torchvision_error: str | None
     """What importing torchvision raised."""
+    triton_toolchain: str | None
+    """What Triton lacks to build the C code that launches its kernels on a GPU, and how to install it."""
     driver: str | None
     driver_gpus: tuple[GPU, ...]
     """GPUs that NVIDIA's driver sees."""
@@ -101,6 +104,7 @@ def read_environment() -> Environment:
             torch_gpus=_torch_gpus(),
             torch_triton=_torch_triton(),
             torchvision_error=_torchvision_error(),
+            triton_toolchain=toolchain_refusal() if AVAILABLE else None,
             driver=driver,
             driver_gpus=driver_gpus,
             nvidia_devices=_nvidia_devices(),

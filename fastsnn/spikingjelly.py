@@ -13,6 +13,7 @@ Tests: ``tests/test_spikingjelly.py``. Source: SpikingJelly, ``activation_based.
 
 import functools
 import importlib
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,20 +91,37 @@ def _name(*dtypes: torch.dtype) -> str:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _run(current: Tensor, v_init: Tensor | None, neuron: LIF) -> tuple[Tensor, Tensor]:
     _require()
-    node = lif_node(current.dtype, neuron)
-    if v_init is not None:
-        node.v = v_init.reshape(-1).to(current.dtype)
-    with _torch_stream(current.device):
-        spikes = node(current.reshape(len(current), -1))
-    v = node.v.reshape(current.shape[1:])
+    node = _nodes.take(current.device, current.dtype, neuron)
+    try:
+        if v_init is not None:
+            node.v = v_init.reshape(-1).to(current.dtype)
+        with _torch_stream(current.device):
+            spikes = node(current.reshape(len(current), -1))
+        v = node.v.reshape(current.shape[1:])
+    finally:
+        node.reset()
     return spikes.reshape(current.shape), v.float()
+
+
+class _Nodes(threading.local):
+    """The nodes of this thread, one for each device, dtype and neuron; between two calls none holds a state."""
+
+    def __init__(self) -> None:
+        # Bounded, for whoever trains with ever new options, as a sweep does.
+        self._make = functools.lru_cache(maxsize=64)(lambda device, dtype, neuron: lif_node(dtype, neuron))
+
+    def take(self, device: torch.device, dtype: torch.dtype, neuron: LIF) -> Any:
+        return self._make(device, dtype, neuron)
+
+
+_nodes = _Nodes()
 
 
 def lif_node(dtype: torch.dtype, neuron: LIF, backend: str = "cupy") -> Any:
     """A multi-step LIFNode of SpikingJelly with the kernels that it launches for ``dtype``.
 
-    A new one for each call: no state is left from another batch or shared between threads. It is in training mode, as
-    every new module is, which is the only mode in which LIFNode runs its kernels, with or without gradients.
+    It is in training mode, as every new module is, which is the only mode in which LIFNode runs its kernels, with or
+    without gradients. The kernels' source is made once, instead of at each launch.
     """
     modules = library()
     # LIFNode asserts that its numbers are floats, and an integer alpha would make the invalid C literal "2f".
@@ -126,6 +144,13 @@ def lif_node(dtype: torch.dtype, neuron: LIF, backend: str = "cupy") -> Any:
         )
     )
     return node
+
+
+def _with_source(kernel: Any) -> Any:
+    """``kernel`` with the source that it writes of itself, which its class would write again at each launch."""
+    own = type(kernel)
+    kernel.__class__ = type(own.__name__, (own,), {"full_codes": kernel.full_codes})
+    return kernel
 
 
 class _OnTorchStream:

@@ -51,16 +51,15 @@ class AutogradStep:
         for ids in order.split(batch_size):
             self.optimizer.zero_grad(set_to_none=True)
             loss, correct = self._forward(data, ids, epoch, TRAINING)
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            loss = loss.detach()
+            self.group.sum_step(self.network, loss, correct)
             if self.scaler is None:
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.group.sum_gradients(self.network)
                 self.optimizer.step()
             else:
-                self.scaler.scale(loss).backward()
-                self.group.sum_gradients(self.network)
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-            results.append(self._total(loss, correct))
+            results.append((loss, correct))
         return _stacked(results)
 
     @torch.no_grad()
@@ -68,7 +67,9 @@ class AutogradStep:
         """Forward only, over all samples in order, on the evaluation stream; returns what :meth:`train` does."""
         self.network.eval()
         ids = torch.arange(len(data[0]), device=data[0].device)
-        return _stacked([self._total(*self._forward(data, part, 0, EVALUATION)) for part in ids.split(batch_size)])
+        results = _stacked([self._forward(data, part, 0, EVALUATION) for part in ids.split(batch_size)])
+        self.group.sum_(*results)
+        return results
 
     def sync(self) -> None:
         """The tensors of network and optimizer are always current here."""
@@ -89,11 +90,6 @@ class AutogradStep:
             spikes = self.network(x)
         loss, correct = rate_loss(spikes.float(), labels[ids], self.loss)
         return loss * (len(ids) / len(batch)), correct
-
-    def _total(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-        loss = loss.detach()
-        self.group.sum_(loss, correct)
-        return loss, correct
 
 
 def _stacked(results: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

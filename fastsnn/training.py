@@ -154,13 +154,19 @@ class _Trainer:
     def __init__(self, run: Run, monitor: Monitor, group: Group, training: bool = True) -> None:
         self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
-        self.device = backends.choose_device() if config.device == "auto" else torch.device(config.device)
+        # A process of several looks at its own GPU alone: a look at another opens a context there.
+        own = group.local_rank if group.size > 1 else 0
+        self.device = (
+            torch.device(config.device) if config.device != "auto" else backends.choose_device(config.backend, own)
+        )
         if config.device == "auto" and self.device.type == "cpu" and torch.cuda.is_available():
-            monitor.message(f"not on the GPU: {backends.cuda_unusable()}")
+            monitor.message(f"not on the GPU: {backends.gpu_refusal(config.backend, own)}")
         if group.size > 1 and self.device.type == "cuda":
-            self.device = torch.device("cuda", group.local_rank)
+            self.device = torch.device("cuda", own)
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
+        if config.backend == "auto" and (reason := backends.slow_reason(self.device)):
+            monitor.message(f"slow, in torch's own operators: {reason}")
         self.threads = use_threads(config.threads, self.backend.name, run.checkpoint is not None)
         if config.deterministic and self.device.type == "cuda":
             # cuBLAS reads it when it is first used.
@@ -233,7 +239,8 @@ class _Trainer:
         shown = time.perf_counter()
         while True:
             progress.seconds = time.perf_counter() - started
-            if stop_signal := self.group.highest(self.monitor.stop_signal or 0, self.device):
+            self.group.signal = self.monitor.stop_signal or 0
+            if stop_signal := self.group.agreed_signal():
                 self._stop(stop_signal, position)
             if position == samples:
                 return

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import philox
-from fastsnn.kernels.triton import device_guard, tl, triton
+from fastsnn.kernels.triton import launches_on
+from fastsnn.kernels.triton import philox as triton_philox
 
 
 class PackedSpikes(NamedTuple):
@@ -38,14 +39,15 @@ class PackedSpikes(NamedTuple):
 
     def unpack(self) -> Tensor:
         """The spikes as fp32 [T, ...]."""
-        spikes = philox.unpack(self.words, self.T)
+        spikes = unpack_op(self.words, self.T)
         return spikes if self.carrier is None else spikes + self.carrier
 
 
 @torch.library.custom_op("fastsnn::pack", mutates_args=())
 def pack_op(spikes: Tensor) -> tuple[Tensor, Tensor]:
     """(carrier, words) of spikes [T, ...]."""
-    return carrier_for(spikes), philox.pack(spikes != 0)
+    pack = triton_philox.pack if launches_on(spikes) else philox.pack
+    return carrier_for(spikes), pack(spikes != 0)
 
 
 @pack_op.register_fake
@@ -64,29 +66,22 @@ def _backward(ctx: Any, grad_carrier: Tensor, _: Any) -> Tensor:
 pack_op.register_autograd(_backward, setup_context=_setup_context)
 
 
+@torch.library.custom_op("fastsnn::unpack", mutates_args=())
+def unpack_op(words: Tensor, T: int) -> Tensor:
+    """The spikes fp32 [T, ...] of words; on a GPU one launch."""
+    return (triton_philox if launches_on(words) else philox).unpack(words, T)
+
+
+@unpack_op.register_fake
+def _empty_spikes(words: Tensor, T: int) -> Tensor:
+    return words.new_empty(T, *words.shape[1:], dtype=torch.float32)
+
+
 def carrier_for(like: Tensor, *shape: int) -> Tensor:
     """Zeros fp32 [T, ...] of ``shape``, or of ``like``'s, in the memory of one."""
     return like.new_zeros((), dtype=torch.float32).expand(shape or like.shape)
 
 
-@triton.jit
-def unpack_kernel(words_ptr, spikes_ptr, T, n, BLOCK: tl.constexpr):
-    """The 32 steps of word ``program_id(1)`` for BLOCK neurons: int32 [W, n] -> uint8 [T, n]."""
-    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    start = tl.program_id(1) * 32
-    word = tl.load(words_ptr + tl.program_id(1).to(tl.int64) * n + offs, mask=offs < n, other=0)
-    for i in tl.static_range(32):
-        t = tl.cast(start + i, tl.int64)
-        tl.store(spikes_ptr + t * n + offs, ((word >> i) & 1).to(tl.uint8), mask=offs < tl.where(t < T, n, 0))
-
-
 def unpack(words: Tensor, T: int) -> Tensor:
-    """A byte for every spike, for the Triton kernels: words [ceil(T / 32), ...], contiguous -> uint8 [T, ...]."""
-    spikes = torch.empty(T, *words.shape[1:], dtype=torch.uint8, device=words.device)
-    n, block = words[0].numel(), 1024
-    if n:
-        with device_guard(words):
-            unpack_kernel[(triton.cdiv(n, block), words.shape[0])](
-                words, spikes, T, n, BLOCK=block, num_warps=4, enable_fp_fusion=False
-            )
-    return spikes
+    """A byte for every spike, for the Triton kernels: words [ceil(T / 32), ...] -> uint8 [T, ...]."""
+    return triton_philox.unpack(words, T, torch.uint8)

@@ -11,7 +11,7 @@ A time step is a lane. At plane p its random bit is compared with bit 15 - p of 
 spikes at the first plane where q has 1 and the random bit is 0, and does not where q has 0 and the random bit is 1. A
 lane that is undecided after plane 15 does not spike. q = 65536 always spikes and q = 0 never; neither draws a number.
 
-Twins: ``kernels/numba/philox.py`` (Numba), ``kernels/rate_classifier/triton/encode.py`` (Triton).
+Twins: ``kernels/numba/philox.py`` (Numba), ``kernels/triton/philox.py`` (Triton).
 Tests: ``tests/test_philox.py``.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -41,7 +41,12 @@ def philox4x32(seed: int, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, rounds
 
 
 def thresholds(pixels: Tensor) -> Tensor:
-    """q int64 of pixels uint8 of any shape: 257 k, and ALWAYS for 255."""
+    """q int64 of pixels of any shape: 257 k of uint8, and ALWAYS for 255; floating point in units of 1 / 65536.
+
+    An intensity below 0 or NaN counts as 0, one above 1 as 1.
+    """
+    if pixels.dtype != torch.uint8:
+        return (pixels.double().nan_to_num(0.0).clamp(0, 1) * ALWAYS).floor().to(torch.int64)
     levels = pixels.to(torch.int64)
     return torch.where(levels == 255, ALWAYS, 257 * levels)
 

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn.kernels import packed
 from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
-from fastsnn.kernels.triton import lif, linear_lif, planes
+from fastsnn.kernels.triton import lif, linear_lif, philox, planes
 from fastsnn.kernels.triton.linear_lif_forward import linear_lif_forward
 from fastsnn.kernels.triton.surrogates import SURROGATE_IDS, neuron_arguments
 from tests import compile_targets
@@ -102,7 +101,19 @@ case("gradients-float", lambda sm: run_gradients(sm, torch.float32), quick=True)
 case("gradients-spikes", lambda sm: run_gradients(sm, torch.uint8))
 case("gradients-odd", lambda sm: run_gradients(sm, torch.float32, N=10, K=777))
 case("planes", lambda sm: planes.split(empty(4096, 777)) if sm >= 80 else None, quick=True)
-case("packed", lambda sm: packed.unpack(empty(16, 4096, dtype=torch.int32), 500), quick=True)
+
+
+def run_encoding() -> None:
+    """Poisson encoding of bytes and of floats, and what packs and unpacks."""
+    ids = empty(64, dtype=torch.int64)
+    philox.poisson_spikes(empty(64, 784, dtype=torch.uint8), 100, 1, 2, 0, ids, False)
+    philox.poisson_spikes(empty(64, 784), 100, 1, 2, 0, None, True)
+    philox.pack(empty(500, 4096, dtype=torch.bool))
+    for dtype in (torch.uint8, torch.float32):
+        philox.unpack(empty(16, 4096, dtype=torch.int32), 500, dtype)
+
+
+case("encoding", lambda sm: run_encoding(), quick=True)
 
 
 def run_rate_step(

@@ -20,9 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folder = data.default_folder()
     gpu, mnist = torch.cuda.is_available(), data.is_present("mnist", folder)
     for item in items:
-        if "gpu" in item.keywords and not gpu:
+        if item.get_closest_marker("gpu") and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
-        if "mnist" in item.keywords and not mnist:
+        if item.get_closest_marker("mnist") and not mnist:
             item.add_marker(pytest.mark.skip(reason=f"needs MNIST, and {folder} ($FASTSNN_DATA) has none"))
 
 

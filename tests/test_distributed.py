@@ -8,8 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, distributed
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastsnn import backends, steps
+from fastsnn import distributed as fastsnn_distributed
+from fastsnn.distributed import Group
 
 TRAIN = ["train", "--dataset", "digits", "--backend", "torch", "--device", "cpu", "--threads", "1", "-T", "8"]
 
@@ -62,6 +70,108 @@ def test_a_killed_worker_ends_the_run_with_a_message(tmp_path: Path) -> None:
         _, stderr = launched.communicate(timeout=60)
     assert launched.returncode != 0
     assert "another process of this run has ended" in stderr or "saved; go on with" in stderr, stderr
+
+
+class Waits(TorchDispatchMode):
+    """Lists the operators that make the host wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "item", "nonzero", "is_nonzero"):
+            self.names.append(name)
+        return function(*args, **kwargs or {})
+
+
+@pytest.fixture
+def reduced(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """All-reduces of a group whose other process brings the same numbers."""
+    calls: list[Tensor] = []
+    monkeypatch.setattr(distributed, "all_reduce", lambda flat: calls.append(flat.mul_(2).clone()))
+    return calls
+
+
+def test_a_step_makes_one_all_reduce_and_no_host_waits(reduced: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)).round()
+    monkeypatch.setattr(steps, "poisson_encode", lambda images, T, *_: images.expand(T, *images.shape))
+    network = torch.nn.Sequential(torch.nn.Linear(6, 3))
+    group = Group(rank=0, size=2)
+    # On the CPU, but on no GPU, a step of Adam reads its own count, and mse's one_hot looks at the labels.
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    step = steps.AutogradStep(network, optimizer, T=2, seed=0, loss="ce", group=group)
+    with Waits() as waits:
+        losses, correct = step.train((x, torch.zeros(8, dtype=torch.int64)), torch.arange(8), 1, 4)
+    assert len(reduced) == 2
+    assert [len(losses), len(correct)] == [2, 2]
+    assert reduced[0].numel() == 6 * 3 + 3 + 2 + group.size
+    assert losses.tolist() == [flat[21] for flat in reduced]
+    assert not waits.names
+    # An evaluation makes one for all of its batches.
+    reduced.clear()
+    step.evaluate((x, torch.zeros(8, dtype=torch.int64)), 3)
+    assert len(reduced) == 1
+
+
+def test_sums_replace_gradients_and_totals(reduced: list[Tensor]) -> None:
+    network = torch.nn.Linear(2, 2)
+    network(torch.ones(1, 2)).sum().backward()
+    network.weight.grad, expected = network.weight.grad.clone(), network.weight.grad * 2  # type: ignore[union-attr,operator]
+    loss, correct = torch.tensor(0.5), torch.tensor(7)
+    Group(rank=1, size=2).sum_step(network, loss, correct)
+    assert torch.equal(network.weight.grad, expected)
+    assert (float(loss), int(correct), correct.dtype) == (1.0, 14, torch.int64)
+
+
+def test_processes_agree_on_a_stop_signal(reduced: list[Tensor]) -> None:
+    network, loss = torch.nn.Linear(2, 2), torch.tensor(0.5)
+    group = Group(rank=1, size=2)
+    assert group.agreed_signal() == 0, "before the first step nobody has heard of anything"
+    found = []
+    for own in (0, 15, 15):
+        group.signal = own
+        group.sum_step(network, loss)
+        found.append(group.agreed_signal())
+    assert found == [0, 30, 30], "the other process brings it too, and the sum tells it as well"
+    alone = Group()
+    alone.signal = 2
+    assert alone.agreed_signal() == 2
+
+
+def test_a_gpu_is_not_waited_for(reduced: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal that is looked at is that of two steps before, whose copy has long arrived."""
+
+    class Event:
+        waited = 0
+
+        def synchronize(self) -> None:
+            Event.waited += 1
+
+    monkeypatch.setattr(fastsnn_distributed, "_fetched", lambda value: (value.clone(), Event()))
+    group, found = Group(rank=0, size=2), []
+    for own in (15, 0, 0, 0):
+        group.signal = own
+        group.sum_step(torch.nn.Linear(2, 2), torch.tensor(0.5))
+        found.append(group.agreed_signal())
+    assert found == [0, 0, 30, 0]
+    assert Event.waited == 2
+
+
+def test_a_process_looks_at_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at another one opens a context there, of some 300 MB, in every process."""
+    looked_at: list[int] = []
+    monkeypatch.setattr(backends, "cuda_unusable", lambda index=0: looked_at.append(index) or "none here")
+    assert backends.choose_device("torch", 3) == torch.device("cpu")
+    monkeypatch.setattr(backends, "cuda_unusable", lambda index=0: looked_at.append(index))
+    assert backends.choose_device("torch", 3) == torch.device("cuda:3")
+    assert looked_at == [3, 3]
+    current: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend, **_: current.append(backend))
+    Group(rank=3, size=4, local_rank=3).join(torch.device("cuda:3"))
+    assert current == [torch.device("cuda:3"), "nccl"], "before anything names no device"
 
 
 def _worker(launcher: int, rank: int) -> int:

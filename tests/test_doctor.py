@@ -14,6 +14,8 @@ from fastsnn.stack import CUPY_PIP, SPIKINGJELLY_PIP
 H200 = GPU("NVIDIA H200", (9, 0), 141 * 2**30)
 GTX_1070 = GPU("NVIDIA GeForce GTX 1070", (6, 1), 8 * 2**30)
 
+NO_COMPILER = "Triton needs a C compiler, and finds none; on Debian and Ubuntu: sudo apt install gcc python3-dev"
+
 HEALTHY = Environment(
     python="3.13.1",
     system="Linux x86_64",
@@ -31,6 +33,7 @@ HEALTHY = Environment(
     torch_gpus=(H200,),
     torch_triton="3.9.0",
     torchvision_error=None,
+    triton_toolchain=None,
     driver="580.95.05",
     driver_gpus=(H200,),
     nvidia_devices=1,
@@ -85,6 +88,7 @@ def test_a_healthy_machine() -> None:
         "GPU",
         "NVIDIA driver",
         "Triton",
+        "C compiler",
         "CuPy",
         "CUDA compiler",
         "SpikingJelly",
@@ -188,6 +192,13 @@ def test_a_ten_series_card_with_its_working_set() -> None:
         # Triton, CuPy, SpikingJelly
         (without(HEALTHY, "triton"), "Triton", "problem", "pip install triton==3.9.0"),
         (replace(without(HEALTHY, "triton"), system="Darwin arm64"), "Triton", "note", "Linux only"),
+        (replace(HEALTHY, triton_toolchain=NO_COMPILER), "C compiler", "problem", "sudo apt install gcc python3-dev"),
+        (
+            replace(HEALTHY, triton_toolchain=NO_COMPILER, torch_gpus=(), driver_gpus=()),
+            "C compiler",
+            "note",
+            "only a GPU needs it: Triton needs a C compiler",
+        ),
         (having(HEALTHY, triton="3.3.1"), "Triton", "problem", "torch was built with Triton 3.9.0"),
         (without(HEALTHY, "cupy-cuda13x"), "CuPy", "note", CUPY_PIP[13]),
         (

@@ -1,5 +1,7 @@
 """The whole training step in Triton against the equations in plain torch (kernels/reference.py)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
 from fastsnn.kernels.rate_classifier.triton import step as rate_step
 from fastsnn.kernels.rate_classifier.triton.step import EVALUATION, TRAINING, unsupported
 from fastsnn.kernels.reference import SURROGATES
+from fastsnn.kernels.triton import INTERPRETED
 
 NEURONS: list[dict[str, Any]] = [
     {"loss": "ce"},
@@ -60,7 +63,8 @@ def test_step_of_the_most_steps_and_classes() -> None:
 
 def test_step_of_the_most_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first and the last pixel of the largest image among those that are not 0."""
-    monkeypatch.setattr(rate_step_launch, "BLOCK_P", 8192)  # few programs, which the interpreter runs one by one
+    if INTERPRETED:  # which runs programs one by one: a few large ones, that a compiler would take minutes for
+        monkeypatch.setattr(rate_step_launch, "BLOCK_P", 8192)
     case = Case(2, rate_step.MAX_PIXELS, 3, 6, optimizer="momentum", dyadic=True)
     case.images[:] = 0
     case.images[:, [0, 1, 40_000, -1]] = torch.tensor([[255, 9, 0, 200], [130, 0, 255, 255]], dtype=torch.uint8)
@@ -262,6 +266,25 @@ def test_refusals_name_the_argument() -> None:
     case.T = 2000
     with pytest.raises(ValueError, match="T is 2000"):
         case.step()
+
+
+def test_a_graph_is_captured_on_its_own_gpus_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps one stream for captures, of the GPU that was current at the first of them."""
+    case, streams = Case(2, 5, 3, 4), []
+
+    @contextmanager
+    def capture(graph: Any, *, stream: Any, **_: Any) -> Iterator[None]:
+        streams.append(stream)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: ("a stream of", device))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(rate_step_launch.Plan, "_launch", lambda *_: None)
+    step = case.step()
+    data = step.prepare(case.images, case.labels)
+    rate_step_launch.Plan(step.problem, step.parameters, data, batch_size=2, steps=1, training=True)._capture()
+    assert streams == [("a stream of", case.weight.device)]
 
 
 @pytest.mark.gpu

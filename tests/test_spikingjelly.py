@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,59 @@ def test_integers_become_floats() -> None:
     node = spikingjelly.lif_node(torch.float32, backend="torch", **options)
     assert [type(value) for value in (node.tau, node.v_threshold, node.v_reset)] == [float] * 3
     assert "expf(- (4.0f) * over_th)" in node.backward_kernel.kernel.full_codes
+
+
+@pytest.fixture
+def _without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend around LIFNode's own equations in torch, which compute without CuPy and a GPU."""
+
+    @contextmanager
+    def stream(device: torch.device) -> Iterator[None]:
+        yield
+
+    make = spikingjelly.lif_node
+    monkeypatch.setattr(spikingjelly, "lif_node", lambda dtype, **options: make(dtype, backend="torch", **options))
+    monkeypatch.setattr(spikingjelly, "_require", lambda: None)
+    monkeypatch.setattr(spikingjelly, "_torch_stream", stream)
+    monkeypatch.setattr(spikingjelly, "_nodes", spikingjelly._Nodes())
+
+
+@pytest.mark.usefixtures("_without_cupy")
+def test_nodes_are_made_once_and_keep_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    make = spikingjelly.lif_node
+    monkeypatch.setattr(spikingjelly, "lif_node", lambda dtype, **options: made.append(dtype) or make(dtype, **options))
+    current, v_init, *_ = case(20, 67)
+    first, v = spikingjelly._run(current, None, **neuron())
+    assert v.abs().sum() > 0
+    spikes, _ = spikingjelly._run(current, v_init, **neuron())
+    assert not torch.equal(spikes, first)
+    assert torch.equal(spikingjelly._run(current, None, **neuron())[0], first)
+    # Another number of samples, after a call that failed.
+    with pytest.raises(RuntimeError):
+        spikingjelly._run(current, v_init[:3], **neuron())
+    assert torch.equal(spikingjelly._run(current[:, :5], None, **neuron())[0], first[:, :5])
+    assert len(made) == 1
+    spikingjelly._run(current, None, **neuron(tau=3.0))
+    spikingjelly._run(current.half(), None, **neuron())
+    assert made == [torch.float32, torch.float32, torch.float16]
+
+
+@pytest.mark.usefixtures("_without_cupy")
+def test_threads_share_no_node() -> None:
+    device, options = torch.device("cpu"), neuron()
+    own = spikingjelly._nodes.take(device, torch.float32, **options)
+    assert spikingjelly._nodes.take(device, torch.float32, **options) is own
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(spikingjelly._nodes.take, device, torch.float32, **options).result() is not own
+
+
+def test_a_kernel_writes_its_source_once() -> None:
+    node = spikingjelly.lif_node(torch.float32, backend="torch", **neuron())
+    for kernel in (node.forward_kernel, node.backward_kernel.kernel):
+        assert kernel.full_codes is kernel.full_codes
+        assert type(kernel).__name__ in kernel.kernel_name
+        assert kernel.full_codes == type(kernel).__base__.full_codes.fget(kernel)
 
 
 def test_backward_is_launched_on_torchs_stream(monkeypatch: pytest.MonkeyPatch) -> None:

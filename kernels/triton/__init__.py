@@ -4,8 +4,12 @@ Kernel modules write ``from fastsnn.kernels.triton import tl, triton``. Without 
 which the modules still define their functions; :func:`require_triton` then says what to install before one is launched.
 """
 
+import functools
 import importlib.util
 import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,6 +66,47 @@ def _let_tensors_be_loop_bounds() -> None:
 
 if AVAILABLE and INTERPRETED and triton.__version__.startswith(("3.3.", "3.4.", "3.5.", "3.6.")):
     _let_tensors_be_loop_bounds()
+
+
+@functools.lru_cache
+def toolchain_refusal() -> str | None:
+    """Why Triton can't build the C code that launches its kernels on a GPU, in one line with what to install; or None.
+
+    It compiles that code with the machine's C compiler and Python's headers the first time, and keeps it in its cache.
+    """
+    if not AVAILABLE:
+        return "Triton is not installed; on Linux: pip install triton"
+    folders = _include_folders()
+    install = "on Debian and Ubuntu: sudo apt install gcc python3-dev"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        missing = f"Triton needs a C compiler, and finds neither gcc nor clang nor CC in the environment; {install}"
+    elif not any(Path(folder, "Python.h").is_file() for folder in folders):
+        missing = f"Triton needs Python's headers, and {folders[0]} has no Python.h; {install}"
+    else:
+        return None
+    return None if _driver_is_built() else missing
+
+
+def _include_folders() -> list[str]:
+    """Where a C compiler that Triton calls looks for Python.h."""
+    scheme = sysconfig.get_default_scheme()
+    # Debian's own scheme names a folder that its headers are not in; Triton does the same.
+    own = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
+    given = [os.environ.get(name, "") for name in ("CPATH", "C_INCLUDE_PATH")]
+    return [own, *(folder for folders in given for folder in folders.split(os.pathsep) if folder)]
+
+
+def _driver_is_built() -> bool:
+    """Whether Triton's cache holds what it would compile."""
+    try:
+        return triton.runtime.driver.active.utils is not None
+    except Exception:  # whatever it is, there is none
+        return False
+
+
+def launches_on(tensor: Tensor) -> bool:
+    """Whether kernels can be launched where ``tensor`` is: on a GPU, if Triton has what it needs."""
+    return tensor.is_cuda and toolchain_refusal() is None
 
 
 def check_device(name: str, tensor: Tensor) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.triton import tl, triton
+from fastsnn.kernels.triton.philox import byte_thresholds, poisson_words
 
 CHUNK = 128
 """Time steps that one number of Philox decides."""
@@ -65,36 +66,6 @@ def index_pixels(images: Tensor, labels: Tensor) -> PixelIndex:
 
 
 @triton.jit
-def poisson_words(seed, epoch, stream, sample, chunk, pixels, values):
-    """Spikes of ``pixels`` int32 [K] with ``values`` 0..255 in 128 time steps: four uint32 [K], one bit per step."""
-    zero = pixels.to(tl.uint32) * 0
-    c0 = pixels.to(tl.uint32)
-    c1 = zero + ((stream << 24) + chunk * 16).to(tl.uint32)
-    c2 = zero + sample.to(tl.uint32)
-    c3 = zero + epoch.to(tl.uint32)
-    always = zero + (values == 255).to(tl.uint32) * 0xFFFFFFFF
-    s0, s1, s2, s3 = always, always, always, always
-    u0 = always ^ 0xFFFFFFFF
-    u1, u2, u3 = u0, u0, u0
-    # q = 257 k: the bit of the plane is kept in the sign.
-    q = (values * 257) << 16
-    for _ in range(16):
-        r0, r1, r2, r3 = tl.philox(seed, c0, c1, c2, c3)
-        mask = (q >> 31).to(tl.uint32, bitcast=True)
-        s0 |= u0 & mask & (r0 ^ 0xFFFFFFFF)
-        s1 |= u1 & mask & (r1 ^ 0xFFFFFFFF)
-        s2 |= u2 & mask & (r2 ^ 0xFFFFFFFF)
-        s3 |= u3 & mask & (r3 ^ 0xFFFFFFFF)
-        u0 &= r0 ^ mask ^ 0xFFFFFFFF
-        u1 &= r1 ^ mask ^ 0xFFFFFFFF
-        u2 &= r2 ^ mask ^ 0xFFFFFFFF
-        u3 &= r3 ^ mask ^ 0xFFFFFFFF
-        q = q << 1
-        c1 += 1
-    return s0, s1, s2, s3
-
-
-@triton.jit
 def _as_int(words):
     return words.to(tl.int32, bitcast=True)
 
@@ -127,7 +98,7 @@ def encode_kernel(
             mask_k = offs_k < count
             entry = tl.load(entry_ptr + start + offs_k, mask=mask_k, other=0)
             pixel = entry & 0xFFFF
-            spikes = poisson_words(seed, epoch, stream, sample, chunk, pixel, entry >> 16)
+            spikes = poisson_words(seed, epoch, stream, sample, chunk, pixel, byte_thresholds(entry >> 16))
             if chunk == 0:
                 tl.store(pixels_ptr + slot * capacity + offs_k, pixel, mask=mask_k)
             pair = first // 2 + tl.arange(0, BLOCK_K // 2)

@@ -1,6 +1,6 @@
 """Buffers and launches of the fused training step, and their replay as a CUDA graph.
 
-Kernels: ``rate_step_encode.py``, ``rate_step_kernels.py``, ``rate_step_update.py``. User: ``rate_step.py``.
+Kernels: ``encode.py``, ``kernels.py``, ``update.py``. User: ``step.py``.
 """
 
 from dataclasses import dataclass
@@ -148,8 +148,10 @@ class Plan:
         self._set_job(0, 0, 0)
         self._launch(self.batches)
         graph = torch.cuda.CUDAGraph()
+        # torch's own capture stream belongs to the GPU that the process captured on first, which may be another one.
+        stream = torch.cuda.Stream(self.parameters.weight.device)
         # Other threads may go on using CUDA meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._launch(self.batches)
         return graph
 

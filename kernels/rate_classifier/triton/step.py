@@ -8,8 +8,8 @@ CUDA graph of a block trains a whole epoch by being replayed, and nothing waits 
 interpreter, the same launches are made one by one.
 
 It computes what ``poisson_encode``, a linear layer, LIF neurons, ``reference.rate_loss`` and a torch optimizer compute.
-Kernels: ``rate_step_encode.py``, ``rate_step_kernels.py``, ``rate_step_update.py``. Launches: ``rate_step_launch.py``.
-Twin: ``cpu/rate_step.py`` (Numba). Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
+Kernels: ``encode.py``, ``kernels.py``, ``update.py``. Launches: ``launch.py``.
+Twin: ``kernels/rate_classifier/numba/step.py``. Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
 """
 
 from typing import Any
