@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import reference
+from fastsnn.notices import say_once
 
 Operator = Callable[..., tuple[Tensor, Tensor]]
 
@@ -64,8 +65,9 @@ def _usable_name(name: str, device: torch.device) -> str:
 def choose(device: torch.device) -> str:
     """The fastest backend that runs on ``device``."""
     for name in AUTO_ORDER.get(device.type, ()):
-        if unusable(name, device) is None:
+        if (reason := unusable(name, device)) is None:
             return name
+        say_once(f"auto passes over backend {name} on {device}: {reason}")
     return "torch"
 
 
@@ -91,7 +93,7 @@ def cuda_unusable(index: int = 0) -> str | None:
         if "no kernel image" in str(error):
             pip = PASCAL_PIP if (major, minor) < (7, 5) else "pip install --upgrade torch torchvision"
             advice = f"; torch {torch.__version__} has no code for it: {pip}"
-        return f"{name} (sm_{major}{minor}) failed to run a kernel ({str(error).splitlines()[0]}){advice}"
+        return f"{name} (sm_{major}{minor}) failed to run a kernel ({first_line(error)}){advice}"
     return None
 
 
@@ -106,8 +108,13 @@ def unusable(name: str, device: torch.device) -> str | None:
     try:
         load(name).lif(torch.zeros(1, 1, 1, device=device), **_TEST_NEURON)
     except Exception as error:  # whatever it is, the user gets it as the reason
-        return f"its test kernel failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return f"its test kernel failed: {type(error).__name__}: {first_line(error)}"
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's text, which may be empty."""
+    return next(iter(str(error).strip().splitlines()), "no reason given")
 
 
 _TEST_NEURON: dict[str, Any] = {

@@ -14,7 +14,7 @@ import numba
 import torch
 from torch import Tensor, nn
 
-from fastsnn import backends, data, runs
+from fastsnn import backends, data, devices, notices, runs
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
@@ -51,11 +51,12 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     Everything is saved under the run folder; nothing is printed. Raises ValueError or TypeError for options that don't
     fit together and a FastSNNError for what the machine, the data or the run folder refuses.
     """
+    told = notices.told_to(monitor)
     monitor = monitor or Monitor()
     group = Group.from_environment()
     run = Run.reopen(resume, config, writable=group.leader) if resume else Run.create(config or Config(), group.leader)
     compiling = "compiling the CPU kernels: once on this machine, in less than a minute"
-    with run, _settings_kept(), before_compiling(lambda: monitor.message(compiling)):
+    with told, run, _settings_kept(), before_compiling(lambda: monitor.message(compiling)):
         trainer = _Trainer(run, monitor, group)
         try:
             return trainer.run_epochs()
@@ -154,11 +155,9 @@ class _Trainer:
     def __init__(self, run: Run, monitor: Monitor, group: Group, training: bool = True) -> None:
         self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
-        self.device = backends.choose_device() if config.device == "auto" else torch.device(config.device)
-        if config.device == "auto" and self.device.type == "cpu" and torch.cuda.is_available():
-            monitor.message(f"not on the GPU: {backends.cuda_unusable()}")
+        self.device = devices.find(config.device)
         if group.size > 1 and self.device.type == "cuda":
-            self.device = torch.device("cuda", group.local_rank)
+            self.device = devices.find(f"cuda:{group.local_rank}")
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
         self.threads = use_threads(config.threads, self.backend.name, run.checkpoint is not None)
