@@ -7,7 +7,6 @@ adds a backend with :func:`register`.
 
 import importlib.util
 import os
-import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from types import ModuleType
@@ -23,6 +22,7 @@ from fastsnn.kernels import scan as scan_operation
 from fastsnn.kernels.neurons import LIF, Neuron
 from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.kernels.triton import toolchain_refusal
+from fastsnn.notices import say_once
 
 AUTO_ORDER = {"cuda": ("triton", "cupy", "torch"), "cpu": ("numba", "torch")}
 """What ``auto`` tries, fastest first."""
@@ -243,7 +243,7 @@ def _usable_name(name: str, device: torch.device, neuron: Neuron, dtype: torch.d
     if name == "auto":
         chosen, passed_over = choose(device, neuron, dtype, learns)
         if passed_over:
-            _say_once(f"backend auto takes {chosen} on {device}: {'; '.join(passed_over)}")
+            say_once(f"backend auto takes {chosen} on {device}: {'; '.join(passed_over)}")
         return chosen
     backend = load(name)
     if reason := unusable(name, device):
@@ -269,11 +269,6 @@ def choose(
 
 def _why_not(name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
     return unusable(name, device) or load(name).declines(neuron, dtype, learns)
-
-
-@lru_cache
-def _say_once(text: str) -> None:
-    warnings.warn(text, stacklevel=2)
 
 
 def choose_device(backend: str = "auto", index: int = 0) -> torch.device:
@@ -318,7 +313,7 @@ def cuda_unusable(index: int = 0) -> str | None:
         if "no kernel image" in str(error):
             pip = PASCAL_PIP if (major, minor) < (7, 5) else "pip install --upgrade torch torchvision"
             advice = f"; torch {torch.__version__} has no code for it: {pip}"
-        return f"{name} (sm_{major}{minor}) failed to run a kernel ({str(error).splitlines()[0]}){advice}"
+        return f"{name} (sm_{major}{minor}) failed to run a kernel ({first_line(error)}){advice}"
     return None
 
 
@@ -333,5 +328,10 @@ def unusable(name: str, device: torch.device) -> str | None:
     try:
         load(name).scan(torch.zeros(1, 1, 1, device=device), LIF(), None, {})
     except Exception as error:  # whatever it is, the user gets it as the reason
-        return f"its test kernel failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return f"its test kernel failed: {type(error).__name__}: {first_line(error)}"
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's text, which may be empty."""
+    return next(iter(str(error).strip().splitlines()), "no reason given")

@@ -1,5 +1,6 @@
 """A training run in one frozen dataclass: it owns every default; the command line and config.yaml are made from it."""
 
+import re
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -124,7 +125,7 @@ class Config:
             raise ValueError(f"lr is {self.lr}; allowed: more than 0, up to 1e37")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; allowed: 0 or more and less than 1")
-        if self.device not in ("auto", "cpu", "cuda") and not _is_cuda_index(self.device):
+        if not is_device(self.device):
             raise ValueError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:N")
         if self.name is not None and (not self.name.strip(".") or "/" in self.name or "\\" in self.name):
             raise ValueError(f"name is {self.name!r}; allowed: a folder name (use --out for a path)")
@@ -205,9 +206,10 @@ def _from_yaml(name: str, value: Any) -> Any:
     return value
 
 
-def _is_cuda_index(device: str) -> bool:
-    prefix, _, index = device.partition(":")
-    return prefix == "cuda" and index.isdigit()
+def is_device(name: str) -> bool:
+    """Whether it is auto, cpu, cuda or cuda:N; torch counts up to 127."""
+    number = re.fullmatch(r"cuda:(0|[1-9][0-9]{0,2})", name)
+    return name in ("auto", "cpu", "cuda") or (number is not None and int(number[1]) <= 127)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def read_environment() -> Environment:
             triton_toolchain=toolchain_refusal() if AVAILABLE else None,
             driver=driver,
             driver_gpus=driver_gpus,
-            nvidia_devices=_nvidia_devices(),
+            nvidia_devices=nvidia_devices(),
             nvrtc=finds_nvrtc(),
             headers=cuda_headers(),
             data_folder=data_folder,
@@ -177,7 +177,8 @@ def _mebibytes(text: str) -> int | None:
     return int(text) * 2**20 if text.isdecimal() else None
 
 
-def _nvidia_devices(bus: Path = Path("/sys/bus/pci/devices")) -> int:
+def nvidia_devices(bus: Path = Path("/sys/bus/pci/devices")) -> int:
+    """NVIDIA display devices on the PCI bus, whether a driver sees them or not (Linux)."""
     count = 0
     for device in bus.glob("*"):
         try:

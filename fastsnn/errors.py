@@ -9,6 +9,10 @@ class BackendUnavailable(FastSNNError):  # noqa: N818 - it is a state of the mac
     """The backend that was asked for can't run on this machine."""
 
 
+class DeviceUnavailable(FastSNNError):  # noqa: N818
+    """The device that was asked for is not in this machine, or torch can't use it."""
+
+
 class DataUnavailable(FastSNNError):  # noqa: N818
     """A data set is missing, damaged or can't be downloaded."""
 

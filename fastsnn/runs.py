@@ -158,6 +158,10 @@ class Run:
         except OSError as error:
             kept = "; the previous file is intact" if path.exists() else ""
             raise RunFolderError(f"can't write {path}: {error.strerror or error}{kept}") from error
+        except RuntimeError as error:  # TensorBoard writes in a thread of its own
+            if "thread" not in str(error):
+                raise
+            raise RunFolderError(f"can't write {path}: {error}; is there a limit, as of `ulimit -u`?") from error
 
 
 def _last_checkpoint(run: Path) -> dict[str, Any]:

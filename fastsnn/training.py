@@ -14,7 +14,7 @@ import numba
 import torch
 from torch import Tensor, nn
 
-from fastsnn import backends, data, runs
+from fastsnn import backends, data, devices, notices, runs
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
@@ -51,11 +51,12 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     Everything is saved under the run folder; nothing is printed. Raises ValueError or TypeError for options that don't
     fit together and a FastSNNError for what the machine, the data or the run folder refuses.
     """
+    told = notices.told_to(monitor)
     monitor = monitor or Monitor()
     group = Group.from_environment()
     run = Run.reopen(resume, config, writable=group.leader) if resume else Run.create(config or Config(), group.leader)
     compiling = "compiling the CPU kernels: once on this machine, in less than a minute"
-    with run, _settings_kept(), before_compiling(lambda: monitor.message(compiling)):
+    with told, run, _settings_kept(), before_compiling(lambda: monitor.message(compiling)):
         trainer = _Trainer(run, monitor, group)
         try:
             return trainer.run_epochs()
@@ -154,6 +155,7 @@ class _Trainer:
     def __init__(self, run: Run, monitor: Monitor, group: Group, training: bool = True) -> None:
         self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
+<<<<<<< HEAD
         # A process of several looks at its own GPU alone: a look at another opens a context there.
         own = group.local_rank if group.size > 1 else 0
         self.device = (
@@ -163,6 +165,11 @@ class _Trainer:
             monitor.message(f"not on the GPU: {backends.gpu_refusal(config.backend, own)}")
         if group.size > 1 and self.device.type == "cuda":
             self.device = torch.device("cuda", own)
+=======
+        self.device = devices.find(config.device)
+        if group.size > 1 and self.device.type == "cuda":
+            self.device = devices.find(f"cuda:{group.local_rank}")
+>>>>>>> faults
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
         if config.backend == "auto" and (reason := backends.slow_reason(self.device)):

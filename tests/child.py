@@ -173,6 +173,7 @@ def _settle(
     times: int = 1,
     file_limit: int = 0,
     memory_limit: int = 0,
+    thread_limit: int = 0,
     user: int = 0,
     closed: bool = False,
     terminal: float = 0,
@@ -181,8 +182,8 @@ def _settle(
     """What the child suffers.
 
     A pause in seconds at each stage of a write, a kill when one is reached for so many times, a largest file and so
-    much more address space in bytes, another user, a standard output that nobody reads, a
-    terminal that is closed after so many seconds, a signal that is ignored.
+    much more address space in bytes, so many processes and threads of its user, another user, a standard output that
+    nobody reads, a terminal that is closed after so many seconds, a signal that is ignored.
     """
     import fcntl
     import resource
@@ -203,6 +204,8 @@ def _settle(
     if user:
         os.setgid(user)
         os.setuid(user)
+    if thread_limit:
+        resource.setrlimit(resource.RLIMIT_NPROC, (thread_limit,) * 2)
     if closed:
         reader, writer = os.pipe()
         os.close(reader)

@@ -1,12 +1,20 @@
 """Workers of the CPU kernels: what one of them raises reaches the caller, and nobody waits for it forever."""
 
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import pytest
 import torch
+from child import Server
 from lif_cases import neuron
+from run_tools import arguments, assert_same_run, small
 
+import fastsnn
 from fastsnn.kernels.numba import threads
 from fastsnn.kernels.rate_classifier.numba import step as rate_step
 
@@ -53,3 +61,116 @@ def test_no_worker_waits_for_one_that_failed(
     step.sync()
     assert len(losses) == 2
     assert not torch.equal(weight, initial)
+
+
+def steps(workers: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """The weights after ten steps of a fused step, whose workers meet twice in each."""
+    monkeypatch.setattr(numba, "get_num_threads", lambda: workers)
+    weight = torch.nn.Parameter(torch.rand(3, 8, generator=torch.Generator().manual_seed(0)))
+    step = rate_step.RateStep(weight, None, torch.optim.SGD([weight], lr=1.0), T=9, seed=0, loss="mse", **neuron())
+    data = step.prepare(torch.arange(320, dtype=torch.uint8).reshape(40, 8), torch.arange(40) % 3)
+    step.train(data, torch.arange(40), 0, 4)
+    step.sync()
+    return weight.detach()
+
+
+def scan(workers: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """The gradient of a scan, whose workers don't meet."""
+    monkeypatch.setattr("fastsnn.kernels.numba.lif.workers_for", lambda elements: workers)
+    current = torch.linspace(0, 2, 70).reshape(7, 10).requires_grad_()
+    fastsnn.lif(current, backend="numba")[0].sum().backward()
+    assert current.grad is not None
+    return current.grad
+
+
+def no_more(most: int) -> Callable[..., Any]:
+    """As where a limit lets only so many threads of a call start."""
+    crews: list[Any] = []
+
+    def start(function: Any, arguments: Any) -> None:
+        crews.append(function.__self__)
+        if crews.count(function.__self__) > most:
+            raise RuntimeError("can't start new thread")
+        threading.Thread(target=function, args=arguments).start()
+
+    return start
+
+
+@pytest.mark.parametrize("computed", [steps, scan])
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_threads_that_cannot_start(
+    computed: Any, started: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same bits on those there are, and one line, however often it happens."""
+    wanted = computed(4, monkeypatch)
+    threads._tell_of_missing_threads.cache_clear()
+    for _ in range(2):
+        monkeypatch.setattr(threads, "start_new_thread", no_more(started))
+        assert torch.equal(computed(4, monkeypatch), wanted)
+    (said,) = {record.getMessage() for record in caplog.records}
+    assert said.startswith(f"{started + 1} of 4 CPU threads could be started (can't start new thread)")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_thread_that_never_runs_or_comes_late(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ran out of memory before its first line is not waited for; one that comes late leaves."""
+    wanted, left = steps(2, monkeypatch), []
+    monkeypatch.setattr(threads, "GRACE", 0.01)
+    monkeypatch.setattr(threads, "start_new_thread", lambda function, _: left.append(threading.Thread(target=function)))
+    assert torch.equal(steps(2, monkeypatch), wanted)
+    for thread in left if late else ():
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("where", ["gather", "order", "end", "_look"])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interruption_leaves_nobody_behind(where: str, before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever Ctrl-C comes: the others leave, the caller hears of it, and the next call is as good as new."""
+    original, pressed = getattr(threads._Crew, where), []
+
+    def interrupted(self: Any, *given: Any) -> Any:
+        result = original(self, *given) if not before else None
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+        return original(self, *given) if before else result
+
+    before_ = threading.active_count()
+    with monkeypatch.context() as patch:
+        patch.setattr(threads._Crew, where, interrupted)
+        patch.setattr(threads, "start_new_thread", lambda function, _: threading.Timer(0.02, function).start())
+        with pytest.raises(KeyboardInterrupt):
+            steps(3, patch)
+    for _ in range(100):
+        if threading.active_count() <= before_:
+            break
+        threading.Event().wait(0.01)
+    assert threading.active_count() <= before_
+    assert torch.isfinite(steps(3, monkeypatch)).all()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user, whose threads can be limited")
+@pytest.mark.parametrize(
+    ("limit", "code", "said"),
+    [
+        (1, 1, "Thread creation failed"),  # OpenMP's own words, and its end of the process
+        (2, 1, "can't start new thread; is there a limit, as of `ulimit -u`?"),
+        (3, 0, "1 of 2 CPU threads could be started (can't start new thread): computing on 1"),
+    ],
+)
+def test_a_real_limit_of_threads(limit: int, code: int, said: str, server: Server, tmp_path: Path) -> None:
+    options = {"backend": "numba", "threads": 2, "epochs": 1}
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        command = ["train", *arguments(**options), "--out", f"{name}/run"]
+        child = server.start(Path(name), *command, user=65534, thread_limit=limit)
+        assert child.wait(20) == code, child.stderr()
+        output = child.stdout() + child.stderr()
+        assert said in output
+        assert "Traceback" not in output
+        assert child.stderr().strip().count("\n") == 0
+        if not code:
+            whole = fastsnn.train(small(tmp_path / "whole", **options)).run
+            assert_same_run(Path(name) / "run", whole)

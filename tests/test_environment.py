@@ -48,8 +48,8 @@ def test_reading_the_bus(tmp_path: Path) -> None:
         (tmp_path / name / "vendor").write_text(vendor + "\n")
         (tmp_path / name / "class").write_text(kind + "\n")
     (tmp_path / "d").mkdir()
-    assert environment._nvidia_devices(tmp_path) == 1
-    assert environment._nvidia_devices(tmp_path / "nowhere") == 0
+    assert environment.nvidia_devices(tmp_path) == 1
+    assert environment.nvidia_devices(tmp_path / "nowhere") == 0
 
 
 def test_reading_memory(tmp_path: Path) -> None:

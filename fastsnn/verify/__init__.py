@@ -13,7 +13,8 @@ from itertools import groupby
 
 import torch
 
-from fastsnn import backends
+from fastsnn import backends, devices
+from fastsnn.config import is_device
 from fastsnn.errors import BackendUnavailable
 from fastsnn.verify import layers, training
 from fastsnn.verify.cases import CASES, Case
@@ -60,6 +61,7 @@ def verify(
     Raises:
         ValueError: an unknown backend, device or case, or a case that the backend doesn't have.
         BackendUnavailable: the backend that was named can't run here.
+        DeviceUnavailable: the device that was named is not here.
     """
     if cases is None:
         cases = [_case(case)] if case else [known for known in CASES.values() if known.quick or not quick]
@@ -154,12 +156,9 @@ def _devices(name: str | None) -> list[torch.device]:
     if name is None:
         found = [torch.device("cpu")]
         return found if backends.cuda_unusable() else [*found, torch.device("cuda:0")]
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
+    if name == "auto" or not is_device(name):
         raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N")
+    device = devices.find(name)
     return [torch.device("cuda:0") if name == "cuda" else device]
 
 

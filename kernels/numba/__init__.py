@@ -1,19 +1,18 @@
 """The kernels for the CPU, in Numba: ``philox`` (spikes), ``lif`` (scans, linear+LIF), ``rate_step`` (a training step).
 
 Functions are compiled when they are first called, for this machine's instruction set, and their machine code is kept on
-disk beside the source or in the user's cache folder; where neither can be written each process compiles anew.
+disk (``cache.py``) beside the source or in the user's cache folder; where neither can be written each process compiles
+anew.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core import event
 
-# Numba judges a cached function by its own file alone: with this, a change in one file reaches its callers in others.
-_CHANGED = max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py"))
+from fastsnn.kernels.numba.cache import DiskCache
 
 
 def jit(
@@ -25,19 +24,14 @@ def jit(
     """
     if function is None:
         return lambda f: jit(f, entry=entry, inline=inline, pointer=pointer)
-    options: dict[str, Any] = {
-        "inline": inline,
-        "nogil": True,
-        "error_model": "numpy",
-        "no_cpython_wrapper": not entry,
-        "no_cfunc_wrapper": not pointer,
-    }
-    try:
-        kernel = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # there is no folder that the cache could be written to
-        return numba.njit(**options)(function)
-    index = kernel._cache._cache_file
-    index._source_stamp = (*index._source_stamp, _CHANGED)
+    kernel = numba.njit(
+        inline=inline,
+        nogil=True,
+        error_model="numpy",
+        no_cpython_wrapper=not entry,
+        no_cfunc_wrapper=not pointer,
+    )(function)
+    kernel._cache = DiskCache(function)
     return kernel
 
 

@@ -5,9 +5,14 @@ long (OpenMP) or can't serve two callers (workqueue), and they can't meet in the
 """
 
 import ctypes
+import logging
 import os
+import time
+from _thread import start_new_thread
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache, partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numba
@@ -25,7 +30,11 @@ WORTHWHILE = 1 << 16
 PATIENCE = 2000
 """Looks at the other workers before giving way to another program."""
 FAILED = -(1 << 62)
-"""Arrivals where a worker failed: fewer than none, whoever arrives after that."""
+"""Counter value after a failure: it stays negative however many workers arrive later."""
+GRACE = 10.0
+"""Seconds in which a thread that was started must run."""
+
+logger = logging.getLogger("fastsnn.kernels")
 
 _yield = ctypes.windll.kernel32.SwitchToThread if os.name == "nt" else ctypes.CDLL(None).sched_yield
 # Starting Numba's threads sets OpenMP's number of threads, which is torch's as well: torch keeps the one that it has.
@@ -42,24 +51,104 @@ def workers_for(elements: int) -> int:
 
 
 def spread(kernel: Callable[..., None], workers: int, *arguments: Any, arrived: np.ndarray | None = None) -> None:
-    """Call ``kernel(worker, workers, *arguments)`` for every worker at once; raises what one of them raised.
+    """Call ``kernel(worker, present, *arguments)`` for every worker at once; raises what one of them raised.
 
-    ``arrived`` is what the workers share to :func:`meet`: none of them waits for one that failed, be it to compile.
+    ``present`` is ``workers``, or fewer if not all of their threads can start; this thread is worker 0. ``arrived`` is
+    what the workers share to :func:`meet`: none of them waits for one that failed, be it to compile. When this returns
+    or raises, interrupted or not, all of them have ended.
+    """
+    crew, failures = _Crew(workers - 1), []
+
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        if arrived is not None:
+            arrived[0] = FAILED
+
+    def work(worker: int, present: int) -> None:
+        try:
+            kernel(worker, present, *arguments)
+        except BaseException as error:
+            fail(error)
+
+    try:
+        # Nobody begins before it is known how many there are.
+        present = 1 + crew.gather()
+        crew.order(work, present)
+        work(0, present)
+    except BaseException as error:  # an interruption
+        fail(error)
+    while True:
+        try:
+            crew.end()
+            break
+        except BaseException as error:
+            fail(error)
+    if failures:
+        raise failures[0]
+
+
+class _Crew:
+    """Threads that start, wait for an order, obey it and end.
+
+    ThreadPoolExecutor's take longer to start, and if one can't start, the others wait for work that never comes.
     """
 
-    def work(worker: int) -> None:
-        try:
-            kernel(worker, workers, *arguments)
-        except BaseException:
-            if arrived is not None:
-                arrived[0] = FAILED
-            raise
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._here: list[None] = []
+        self._done: list[None] = []
+        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._wake: SimpleQueue[None] = SimpleQueue()
 
-    with ThreadPoolExecutor(max(1, workers - 1)) as pool:
-        others = [pool.submit(work, worker) for worker in range(1, workers)]
-        work(0)
-    for other in others:
-        other.result()
+    def _follow(self) -> None:
+        self._here.append(None)
+        self._wake.put(None)
+        order = self._orders.get()
+        try:
+            if order is not None:
+                order()
+        finally:
+            self._done.append(None)
+            self._wake.put(None)
+
+    def gather(self) -> int:
+        """Start the threads; returns how many there are."""
+        started = 0
+        try:
+            for _ in range(self._size):
+                start_new_thread(self._follow, ())
+                started += 1
+        except (RuntimeError, MemoryError) as error:
+            _tell_of_missing_threads(self._size + 1, started + 1, str(error) or "out of memory")
+        deadline = time.monotonic() + GRACE
+        while len(self._here) < started and time.monotonic() < deadline:
+            self._look()
+        return len(self._here)
+
+    def order(self, work: Callable[[int, int], None], present: int) -> None:
+        """Workers 1 .. present - 1 begin."""
+        for worker in range(1, present):
+            self._orders.put(partial(work, worker, present))
+
+    def end(self) -> None:
+        """Wait until all have ended; whoever has no order does so at once."""
+        for _ in range(self._size):
+            self._orders.put(None)
+        while len(self._done) < len(self._here):
+            self._look()
+
+    def _look(self) -> None:
+        # An interruption can lose what was taken from the queue, so nothing is counted by it.
+        with suppress(Empty):
+            self._wake.get(timeout=0.1)
+
+
+@lru_cache
+def _tell_of_missing_threads(wanted: int, found: int, reason: str) -> None:
+    logger.warning(
+        "%d of %d CPU threads could be started (%s): computing on %d; is there a limit, as of `ulimit -u`?",
+        found, wanted, reason, found,
+    )  # fmt: skip
 
 
 def meeting() -> np.ndarray:
@@ -104,7 +193,7 @@ def _give_way(typingctx):
 
 @jit
 def meet(arrived, workers, time):
-    """Wait until all workers are here for the ``time``-th time, 1 the first; False where one failed and never comes."""
+    """Wait until all workers are here for the ``time``-th time, 1 the first; False if one failed and never comes."""
     _arrive(arrived)
     looks = 0
     while True:
