@@ -14,7 +14,7 @@ import numba
 import torch
 from torch import Tensor, nn
 
-from fastsnn import backends, data, runs
+from fastsnn import backends, runs
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
@@ -23,6 +23,7 @@ from fastsnn.layers import LinearLIF
 from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.progress import Progress, mean_over_samples
 from fastsnn.runs import Run
+from fastsnn.sources import images as data
 from fastsnn.steps import AutogradStep
 
 EVALUATION_BATCH = 200

@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from fastsnn import data
+    from fastsnn.sources import images as data
 
     folder = data.default_folder()
     gpu, mnist = torch.cuda.is_available(), data.is_present("mnist", folder)
