@@ -140,7 +140,7 @@ NAN[5, 2, 1] = np.nan
         ({"x": SPIKES[:, :0]}, r"x has shape \[12, 0, 5\], which holds nothing"),
         ({"x": SPIKES[:0], "y": LABELS[:0]}, r"x has shape \[0, 40, 5\], which holds nothing"),
         ({"x": NAN}, "x holds NaN or infinity at sample 5; allowed: finite numbers"),
-        ({"x": SPIKES.astype(str)}, "x holds <U1; allowed: numbers"),
+        ({"x": SPIKES.astype(str)}, r"x holds <U\d; allowed: numbers"),
         ({"y": LABELS[:11]}, r"y has shape \[11\]; allowed: integers \[12\], \[12, 40\] or one-hot \[12, 40, C\]"),
         ({"y": STEPS[:, :39]}, r"y has shape \[12, 39\]; allowed"),
         ({"y": LABELS * 1.0}, "y is float64; allowed: integers"),
@@ -239,7 +239,7 @@ def test_a_flipped_byte_is_named_or_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     np.savez_compressed(path, x=CURRENTS, y=LABELS)
     content, expected = path.read_bytes(), all_of(open_source(path))
-    found = 0
+    refusals = []
     for position in range(0, len(content), 211):
         damaged = bytearray(content)
         damaged[position] ^= 0x55
@@ -247,11 +247,11 @@ def test_a_flipped_byte_is_named_or_changes_nothing(tmp_path: Path) -> None:
         try:
             batch = all_of(open_source(path))
         except DataUnavailable as error:
-            assert "mine.npz" in str(error)
-            found += 1
+            refusals.append(str(error))
         else:
             assert torch.equal(batch.x, expected.x), position
-    assert found > 40
+    assert len(refusals) > 40
+    assert all("mine.npz" in refusal for refusal in refusals)
 
 
 def test_a_fifo_a_device_and_a_missing_file_are_not_read(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_another_number_of_time_steps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"T is 100, and .*mine.npz has 40 time steps; allowed: 40, or leave T out"):
         open_source(tmp_path / "mine.npz", T=100)
     source = open_source(tmp_path / "mine.npz")
-    with pytest.raises(ValueError, match="T is 39; allowed: 40, the time steps of mine.npz"):
+    with pytest.raises(ValueError, match=r"T is 39; allowed: 40, the time steps of mine\.npz"):
         source.batch("train", torch.arange(2), 39)
 
 

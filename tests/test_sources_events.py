@@ -310,5 +310,7 @@ def test_folders_of_frames_that_do_not_do(tmp_path: Path) -> None:
         open_source("dvs-gesture", tmp_path)
     for T in (2, 4):
         (tmp_path / f"frames_number_{T}_split_by_number").mkdir()
-    with pytest.raises(ValueError, match="T is not given, and .* has frames_number_2_split_by_number, frames_number_4"):
+    with pytest.raises(
+        ValueError, match=r"T is not given, and .* has frames_number_2_split_by_number, frames_number_4"
+    ):
         open_source("dvs-gesture", tmp_path)

@@ -1,6 +1,7 @@
 """Files of data sets: what they are is checked before a byte is read."""
 
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,6 +19,23 @@ _KINDS = {
 }
 
 
+# What NumPy and zipfile raise for damaged files: RuntimeError for an encrypted or unknown archive, MemoryError for a
+# header that names an array larger than memory.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def check_regular(path: Path, remedy: str) -> None:
     """Raise DataUnavailable unless ``path`` is a regular file: a FIFO or a device would be read for ever."""
     try:
@@ -33,12 +51,11 @@ def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
     """The arrays of a .npz file by name, or of a .npy file under the name ``""``; objects are never unpickled."""
     check_regular(path, remedy)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        # np.load alone would leave a damaged file open.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except _UNREADABLE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         if "pickle" in reason:
             reason = "it is no file of plain arrays"
