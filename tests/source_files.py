@@ -6,6 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
+
+from fastsnn import PackedSpikes
+from fastsnn.sources import StoredSource, open_source
+
+Events = list[tuple[int, int, int, int]]
+"""x, y, polarity and microseconds."""
 
 REAL = Path(os.environ.get("FASTSNN_EVENTS") or "/nowhere")
 """Folder with real recordings: NMNIST/, fsdd/, qtdb/, braille/, JapaneseVowels/."""
@@ -17,22 +25,18 @@ def needs_real(name: str) -> Any:
     return pytest.mark.skipif(not (REAL / name).is_dir(), reason=reason)
 
 
-def nmnist_bytes(events: list[tuple[int, int, int, int]]) -> bytes:
+def nmnist_bytes(events: Events) -> bytes:
     """Events (x, y, polarity, microseconds) as N-MNIST has them: 5 bytes each."""
     return b"".join(bytes([x, y]) + (p << 23 | t).to_bytes(3, "big") for x, y, p, t in events)
 
 
-def random_events(
-    rng: np.random.Generator, n: int, side: int = 34, last: int = 300_000
-) -> list[tuple[int, int, int, int]]:
+def random_events(rng: np.random.Generator, n: int, side: int = 34, last: int = 300_000) -> Events:
     t = np.sort(rng.integers(0, last, n))
     columns = (rng.integers(0, side, n), rng.integers(0, side, n), rng.integers(0, 2, n), t)
     return [(int(x), int(y), int(p), int(at)) for x, y, p, at in zip(*columns, strict=True)]
 
 
-def write_nmnist(
-    root: Path, train: int = 2, test: int = 1, events: int = 200
-) -> dict[Path, list[tuple[int, int, int, int]]]:
+def write_nmnist(root: Path, train: int = 2, test: int = 1, events: int = 200) -> dict[Path, Events]:
     """Recordings of each class in root/Train and root/Test; returns the events of each file."""
     rng, written = np.random.default_rng(0), {}
     for split, count in (("Train", train), ("Test", test)):
@@ -67,3 +71,26 @@ def random_words(
         n = int(rng.integers(1, spikes))
         recordings.append((np.sort(rng.random(n) * seconds).astype(np.float16), rng.integers(0, 700, n)))
     return recordings, (np.arange(classes * each) % classes).astype(np.uint16)
+
+
+def opened(name: str, folder: Path, **options: Any) -> StoredSource:
+    source = open_source(name, folder, **options)
+    assert isinstance(source, StoredSource)
+    return source
+
+
+def everything(source: StoredSource, split: str = "train") -> Tensor:
+    """x [T, D, *shape] as numbers."""
+    assert source.T is not None
+    x = source.batch(split, torch.arange(source.size(split)), source.T).x
+    assert isinstance(x, PackedSpikes) == source.packed
+    return x.unpack() if isinstance(x, PackedSpikes) else x
+
+
+def spikingjelly_frames(events: Events, T: int, binning: str, side: int) -> np.ndarray:
+    """Counts [T, 2, side, side] by SpikingJelly 0.0.0.0.14."""
+    from spikingjelly.datasets import integrate_events_by_fixed_frames_number
+
+    x, y, p, t = np.array(events).T
+    how = "number" if binning == "count" else "time"
+    return np.asarray(integrate_events_by_fixed_frames_number({"t": t, "x": x, "y": y, "p": p}, how, T, side, side))

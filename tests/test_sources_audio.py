@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from source_files import random_words, write_hdf5
+from source_files import opened, random_words, write_hdf5
 
 from fastsnn import PackedSpikes
 from fastsnn.errors import DataUnavailable
-from fastsnn.sources import StoredSource, open_source
+from fastsnn.sources import open_source
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed (the extra events)")
 
@@ -29,12 +29,6 @@ def ssc(tmp_path: Path) -> Path:
     for i, (split, each) in enumerate((("train", 3), ("valid", 2), ("test", 1))):
         write_hdf5(tmp_path / f"ssc_{split}.h5", *random_words(35, each, i))
     return tmp_path
-
-
-def opened(name: str, folder: Path, **options: Any) -> StoredSource:
-    source = open_source(name, folder, **options)
-    assert isinstance(source, StoredSource)
-    return source
 
 
 @pytest.mark.parametrize(("channels", "duration"), [(700, None), (140, 1.0), (128, 0.5), (1, None)])
