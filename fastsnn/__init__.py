@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastsnn.config import Config
     from fastsnn.conversion import Replacement, accelerate
-    from fastsnn.encoding import poisson_encode
+    from fastsnn.encoding import direct_encode, latency_encode, poisson_encode
     from fastsnn.errors import FastSNNError
     from fastsnn.functional import linear, scan
     from fastsnn.kernels.neurons import ALIF, IF, LI, LIF, PLIF, AdLIF, CuBaLIF, Neuron, SEAdLIF
@@ -35,7 +35,9 @@ __all__ = [
     "SEAdLIF",
     "Spiking",
     "accelerate",
+    "direct_encode",
     "evaluate",
+    "latency_encode",
     "linear",
     "poisson_encode",
     "scan",
@@ -45,7 +47,7 @@ __all__ = [
 _MODULES = {
     "config": ("Config",),
     "conversion": ("Replacement", "accelerate"),
-    "encoding": ("poisson_encode",),
+    "encoding": ("direct_encode", "latency_encode", "poisson_encode"),
     "errors": ("FastSNNError",),
     "kernels.packed": ("PackedSpikes",),
     "functional": ("linear", "scan"),
@@ -58,6 +60,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     # Importing torch takes seconds: `fastsnn --help` and a mistyped option must not wait for it.
+    if name == "sources":
+        return import_module("fastsnn.sources")
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"fastsnn.{module}"), name)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from fastsnn import backends, data
+from fastsnn import backends
 from fastsnn.kernels.triton import AVAILABLE, toolchain_refusal
+from fastsnn.sources import images as data
 from fastsnn.stack import CUPY_PACKAGES, Stack, cuda_headers, finds_nvrtc, installed
 
 PACKAGES = ("torch", "torchvision", "triton", "numba", "numpy", "spikingjelly", *CUPY_PACKAGES)

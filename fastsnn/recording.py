@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastsnn import data
 from fastsnn.encoding import poisson_encode
 from fastsnn.errors import RunFolderError
 from fastsnn.kernels import contract, reference
 from fastsnn.monitor import EpochMetrics
 from fastsnn.progress import Progress
 from fastsnn.runs import Run
+from fastsnn.sources import images as data
 from fastsnn.steps import EVALUATION
 from fastsnn.training import EVALUATION_BATCH
 

@@ -14,7 +14,11 @@ import numba
 import torch
 from torch import Tensor, nn
 
-from fastsnn import backends, data, devices, notices, runs
+        # A process of several looks at its own GPU alone: a look at another opens a context there.
+        own = group.local_rank if group.size > 1 else 0
+        self.device = devices.find(config.device, config.backend, own)
+        if group.size > 1 and self.device.type == "cuda":
+            self.device = devices.find(f"cuda:{own}")
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
@@ -23,6 +27,7 @@ from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.nn import LinearLIF
 from fastsnn.progress import Progress, mean_over_samples
 from fastsnn.runs import Run
+from fastsnn.sources import images as data
 from fastsnn.steps import AutogradStep
 
 EVALUATION_BATCH = 200
@@ -155,7 +160,6 @@ class _Trainer:
     def __init__(self, run: Run, monitor: Monitor, group: Group, training: bool = True) -> None:
         self.monitor, self.folder, self.config, self.group = monitor, run, run.config, group
         config = self.config
-<<<<<<< HEAD
         # A process of several looks at its own GPU alone: a look at another opens a context there.
         own = group.local_rank if group.size > 1 else 0
         self.device = (
@@ -165,11 +169,6 @@ class _Trainer:
             monitor.message(f"not on the GPU: {backends.gpu_refusal(config.backend, own)}")
         if group.size > 1 and self.device.type == "cuda":
             self.device = torch.device("cuda", own)
-=======
-        self.device = devices.find(config.device)
-        if group.size > 1 and self.device.type == "cuda":
-            self.device = devices.find(f"cuda:{group.local_rank}")
->>>>>>> faults
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
         if config.backend == "auto" and (reason := backends.slow_reason(self.device)):

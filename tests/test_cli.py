@@ -79,7 +79,7 @@ def test_bad_input_gets_one_line(
     code: int, line: str, said: tuple[str, ...], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastsnn.data.socket.getaddrinfo", _no_network)
+    monkeypatch.setattr("fastsnn.sources.mnist.socket.getaddrinfo", _no_network)
     Path("file").write_text("")
     Path("full").mkdir()
     Path("full/notes").write_text("")
@@ -216,7 +216,7 @@ def test_a_finished_run_says_so(run: Path, command: Command) -> None:
 def test_the_fallback_of_auto_is_loud_and_recorded(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastsnn.data.socket.getaddrinfo", _no_network)
+    monkeypatch.setattr("fastsnn.sources.mnist.socket.getaddrinfo", _no_network)
     monkeypatch.setenv("FASTSNN_DATA", str(tmp_path / "none"))
     options = [part for part in FEW if part not in ("--dataset", "digits")]
     code, stdout, _ = command("train", *options, "--out", tmp_path / "run")

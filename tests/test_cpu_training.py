@@ -24,9 +24,9 @@ from lif_cases import neuron
 from torch import Tensor
 
 import fastsnn
-from fastsnn.data import load
 from fastsnn.kernels import contract
 from fastsnn.kernels.rate_classifier.numba.step import RateStep
+from fastsnn.sources.images import load
 from fastsnn.steps import AutogradStep
 
 

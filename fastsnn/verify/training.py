@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastsnn
-from fastsnn import checkpoint, data
+from fastsnn import checkpoint
 from fastsnn.backends import Backend
 from fastsnn.config import recorded_config
 from fastsnn.kernels import contract, philox, reference
 from fastsnn.kernels.contract import Measurement
 from fastsnn.kernels.neurons import Neuron
+from fastsnn.sources import images as data
 from fastsnn.steps import EVALUATION, TRAINING, AutogradStep
 from fastsnn.verify.cases import Case, dyadic, generator
 from fastsnn.verify.layers import Target
