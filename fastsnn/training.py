@@ -14,11 +14,7 @@ import numba
 import torch
 from torch import Tensor, nn
 
-        # A process of several looks at its own GPU alone: a look at another opens a context there.
-        own = group.local_rank if group.size > 1 else 0
-        self.device = devices.find(config.device, config.backend, own)
-        if group.size > 1 and self.device.type == "cuda":
-            self.device = devices.find(f"cuda:{own}")
+from fastsnn import backends, devices, notices, runs
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
@@ -162,13 +158,9 @@ class _Trainer:
         config = self.config
         # A process of several looks at its own GPU alone: a look at another opens a context there.
         own = group.local_rank if group.size > 1 else 0
-        self.device = (
-            torch.device(config.device) if config.device != "auto" else backends.choose_device(config.backend, own)
-        )
-        if config.device == "auto" and self.device.type == "cpu" and torch.cuda.is_available():
-            monitor.message(f"not on the GPU: {backends.gpu_refusal(config.backend, own)}")
+        self.device = devices.find(config.device, config.backend, own)
         if group.size > 1 and self.device.type == "cuda":
-            self.device = torch.device("cuda", own)
+            self.device = devices.find(f"cuda:{own}")
         group.join(self.device)
         self.backend = backends.resolve(config.backend, self.device)
         if config.backend == "auto" and (reason := backends.slow_reason(self.device)):
