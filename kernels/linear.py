@@ -189,22 +189,22 @@ def linear(
     batch, N = words.shape[1:-1], weight.shape[0]
     keep = needs_gradient(words, weight, bias, state, carrier, *parameters.values())
     output, final, _, out = linear_op(
-        _three_axes(words), weight, bias, None if state is None else state.reshape(len(state), -1, N),
-        None if carrier is None else _three_axes(carrier),
-        [_last_axis(value, batch, N) for value in values],
-        [_last_axis(parameter.detach(), batch, N) for parameter in parameters.values()],
+        as_three_axes(words), weight, bias, None if state is None else state.reshape(len(state), -1, N),
+        None if carrier is None else as_three_axes(carrier),
+        [as_last_axis(value, batch, N) for value in values],
+        [as_last_axis(parameter.detach(), batch, N) for parameter in parameters.values()],
         T, packed, keep, path, neuron.key, ",".join(learnt), backend,
     )  # fmt: skip
     output, final = output.reshape(len(output), *batch, N), final.reshape(len(final), *batch, N)
     return PackedSpikes(output, T, out.reshape(T, *batch, N)) if packed else output, final
 
 
-def _three_axes(x: Tensor) -> Tensor:
+def as_three_axes(x: Tensor) -> Tensor:
     """[T, ..., K] as [T, B, K]."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
-def _last_axis(value: Tensor, batch: Sequence[int], N: int) -> Tensor:
+def as_last_axis(value: Tensor, batch: Sequence[int], N: int) -> Tensor:
     """A value that broadcasts to [..., N] as one that broadcasts to [B, N]."""
     if value.dim() <= 1:
         return value

@@ -80,6 +80,32 @@ def linear(
     return scan(F.linear(x, weight, bias), neuron, state, parameters)
 
 
+def recurrent(
+    x: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor | None,
+    neuron: Neuron,
+    state: Sequence[Tensor] | None = None,
+    initial: Tensor | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Neurons driven by ``x[t] @ W.T + output[t - 1] @ V.T + b``; V [N, N] or its diagonal [N]; see :func:`scan`.
+
+    ``initial`` [..., N] is the output before the first step, default zeros.
+    """
+    current = F.linear(x, weight, bias)
+    bound = on_tensors(neuron, current, parameters)
+    state = rest(neuron, current[0]) if state is None else tuple(state)
+    output = torch.zeros_like(current[0]) if initial is None else initial
+    outputs = []
+    for row in current:
+        back = output * recurrent_weight if recurrent_weight.dim() == 1 else F.linear(output, recurrent_weight)
+        output, state = step(bound, row + back, state)
+        outputs.append(output)
+    return torch.stack(outputs), tuple(state)
+
+
 def rate_loss(spikes: Tensor, labels: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     """Loss of a rate classifier and its number of correct answers.
 

@@ -94,6 +94,20 @@ def add(typingctx, a, b):
 
 
 @intrinsic
+def add_product(typingctx, a, factor, b):
+    """a + factor * b, a float32 and lanes, rounded once where the processor can (fma)."""
+
+    def codegen(context, builder, signature, args):
+        lanes = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[1], ir.IntType(32)(0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        factors = builder.shuffle_vector(lanes, ir.Constant(_VECTOR, ir.Undefined), mask)
+        product = builder.fmul(factors, args[2], flags=("contract",))
+        return builder.fadd(args[0], product, flags=("contract",))
+
+    return lanes_type(lanes_type, types.float32, lanes_type), codegen
+
+
+@intrinsic
 def zero(typingctx):
     """Sixteen zeros."""
 

@@ -21,7 +21,7 @@ def forward(
     parameters: dict[str, Tensor], T: int, pack: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Output [T, B, N] (int32 words if packed), last state [S, B, N], and the currents [1, T, B, N] to keep."""
-    current = product(_floats(x, T), weight.float(), None if bias is None else bias.float())
+    current = product(as_floats(x, T), weight.float(), None if bias is None else bias.float())
     final = initial_state(neuron, state, current.shape[1:])
     output = torch.empty_like(current) if keep else current
     scan_forward(neuron, current, final, parameters, output)
@@ -39,14 +39,23 @@ def backward(
     first = initial_state(neuron, state, current.shape[1:])
     grad = torch.empty_like(current)
     scan_backward(neuron, current, first, parameters, grad_output, grad_state, grad, grad_rows)
+    product_gradients(grad, x, weight, T, grad_x, grad_weight, grad_bias)
+
+
+def product_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, T: int,
+    grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None,
+) -> None:  # fmt: skip
+    """Fill those of the gradients that are asked for, from the currents' ``grad`` [T, B, N]."""
     rows = grad.reshape(-1, grad.shape[-1])
     if grad_x is not None:
         grad_x.copy_(product(grad, weight.float().T))
     if grad_weight is not None:
-        grad_weight.copy_(product(rows.T, _floats(x, T).reshape(len(rows), -1).T))
+        grad_weight.copy_(product(rows.T, as_floats(x, T).reshape(len(rows), -1).T))
     if grad_bias is not None:
         grad_bias.copy_(rows.sum(0))
 
 
-def _floats(x: Tensor, T: int) -> Tensor:
+def as_floats(x: Tensor, T: int) -> Tensor:
+    """The input [T, B, K] as fp32."""
     return unpack(x, T) if x.dtype == torch.int32 else x.float()

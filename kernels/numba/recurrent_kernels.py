@@ -1,0 +1,183 @@
+"""The time loop of a recurrent layer on the CPU, forward and backward: see ``recurrent.py``.
+
+A worker owns samples, and a sample goes through all T. What comes back from the step before is the sum of the rows of
+V^T of the neurons that fired, 5 to 10 of a hundred; the gradient that goes back is dense, so a tile of samples shares
+every row of V that is read.
+
+Layout: currents, outputs and their gradients are [T, B * N]; ``columns`` is N rounded up to whole vectors.
+"""
+
+import numpy as np
+
+from fastsnn.kernels.numba import jit
+from fastsnn.kernels.numba.bits import LANES, add_product, load, store, zero
+from fastsnn.kernels.numba.program import step, step_back
+from fastsnn.kernels.numba.scan_kernels import forward_block
+
+TILE = 8
+"""Samples that go through the backward pass side by side."""
+
+
+@jit
+def add_fired(previous, first, N, transposed, columns, fired, total):
+    """total[:N] = sum of previous[first + j] * V^T[j] over the neurons j that are not 0; ``fired`` is scratch [N]."""
+    count = 0
+    for j in range(N):
+        fired[count] = j
+        count += previous[first + j] != 0
+    for c in range(0, columns, LANES):
+        row = zero()
+        for k in range(count):
+            j = fired[k]
+            row = add_product(row, previous[first + j], load(transposed, j * columns + c))
+        store(total, c, row)
+
+
+@jit(entry=True)
+def forward(worker, workers, program, N, current, state, initial, output, transposed, diagonal, scalars, rows):
+    """One worker's samples; ``current`` [T, B * N] becomes the whole current, ``state`` [S, B * N] the last one.
+
+    initial [B * N]: the outputs before the first step. transposed [N * columns]: V^T; diagonal [N]: V, if that is all of
+    it, else of no elements. output [T, B * N] is not current's memory.
+    """
+    T, n = current.shape
+    columns = len(transposed) // N
+    samples = n // N
+    total, fired = np.zeros(max(columns, N), np.float32), np.empty(N + 1, np.int64)
+    for b in range(samples * worker // workers, samples * (worker + 1) // workers):
+        start, stop = b * N, (b + 1) * N
+        whole = start + N // LANES * LANES
+        for t in range(T):
+            previous = output[t - 1] if t > 0 else initial
+            if len(diagonal) > 0:
+                for i in range(N):
+                    total[i] = diagonal[i] * previous[start + i]
+            else:
+                add_fired(previous, start, N, transposed, columns, fired, total)
+            row = current[t, start:stop]
+            for i in range(N):
+                row[i] += total[i]
+            for i in range(start, whole, LANES):
+                step(program, current, state, output, None, scalars, rows, (t * n + i, i, t * n + i, 0, i), None)
+            for i in range(whole, stop):
+                step(program, current, state, output, None, scalars, rows, (t * n + i, i, t * n + i, 0, i), 1)
+
+
+@jit
+def tile_product(grad, first, count, N, weight, columns, out):
+    """out[s, :N] = grad[first + s * N : ... + N] @ V for s < count <= TILE samples."""
+    for c in range(0, columns, LANES):
+        a0, a1, a2, a3, a4, a5, a6, a7 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
+        if count == TILE:
+            for n in range(N):
+                row, i = load(weight, n * columns + c), first + n
+                a0 = add_product(a0, grad[i], row)
+                a1 = add_product(a1, grad[i + N], row)
+                a2 = add_product(a2, grad[i + 2 * N], row)
+                a3 = add_product(a3, grad[i + 3 * N], row)
+                a4 = add_product(a4, grad[i + 4 * N], row)
+                a5 = add_product(a5, grad[i + 5 * N], row)
+                a6 = add_product(a6, grad[i + 6 * N], row)
+                a7 = add_product(a7, grad[i + 7 * N], row)
+            store(out, c, a0)
+            store(out, columns + c, a1)
+            store(out, 2 * columns + c, a2)
+            store(out, 3 * columns + c, a3)
+            store(out, 4 * columns + c, a4)
+            store(out, 5 * columns + c, a5)
+            store(out, 6 * columns + c, a6)
+            store(out, 7 * columns + c, a7)
+        else:
+            for s in range(count):
+                acc = zero()
+                for n in range(N):
+                    acc = add_product(acc, grad[first + s * N + n], load(weight, n * columns + c))
+                store(out, s * columns + c, acc)
+
+
+@jit
+def backward_tile(
+    program, N, b, count, kept, output, initial, grad_output, grad_state, grad_current, grad_rows, grad_initial,
+    weight, diagonal, grad_weight, grad_diagonal, scalars, rows, upstream, back, fired,
+):  # fmt: skip
+    """Samples b .. b + count - 1 from the last step to the first; see :func:`backward`."""
+    T, n = grad_current.shape
+    columns, width = len(weight) // N, kept.shape[2]
+    start, stop = b * N, (b + count) * N
+    whole = start + (stop - start) // LANES * LANES
+    back[:] = np.float32(0)
+    for t in range(T - 1, -1, -1):
+        given = grad_output[min(t, len(grad_output) - 1)]
+        for s in range(count):
+            for i in range(N):
+                upstream[0, s * N + i] = given[start + s * N + i] + back[s * columns + i]
+        for i in range(start, whole, LANES):
+            places = (t * width + i - start, i - start, i, t * n + i, i)
+            step_back(program, kept, upstream, grad_state, grad_current, grad_rows, scalars, rows, places, None)
+        for i in range(whole, stop):
+            places = (t * width + i - start, i - start, i, t * n + i, i)
+            step_back(program, kept, upstream, grad_state, grad_current, grad_rows, scalars, rows, places, 1)
+        grad, previous = grad_current[t], output[t - 1] if t > 0 else initial
+        if len(diagonal) > 0:
+            for s in range(count):
+                for i in range(N):
+                    g = grad[start + s * N + i]
+                    back[s * columns + i] = g * diagonal[i]
+                    grad_diagonal[i] += g * previous[start + s * N + i]
+        else:
+            tile_product(grad, start, count, N, weight, columns, back)
+            for s in range(count):
+                add_outer(previous, grad, start + s * N, N, columns, grad_weight, fired)
+    for s in range(count):
+        for i in range(N):
+            grad_initial[start + s * N + i] = back[s * columns + i]
+
+
+@jit
+def add_outer(previous, grad, first, N, columns, grad_weight, fired):
+    """grad_weight[j] += previous[first + j] * grad[first : first + N], for the neurons j that are not 0."""
+    count = 0
+    for j in range(N):
+        fired[count] = j
+        count += previous[first + j] != 0
+    whole = N // LANES * LANES
+    for k in range(count):
+        j = fired[k]
+        value, row = previous[first + j], grad_weight[j * columns : (j + 1) * columns]
+        for c in range(0, whole, LANES):
+            store(row, c, add_product(load(row, c), value, load(grad, first + c)))
+        for c in range(whole, N):
+            row[c] += value * grad[first + c]
+
+
+@jit(entry=True)
+def backward(
+    worker, workers, forward_program, forward_scalars, forward_rows, kept_numbers, program, scalars, rows,
+    N, groups, current, state, initial, output, grad_output, grad_state, grad_current, grad_rows, grad_initial,
+    weight, diagonal, grad_weight, grad_diagonal,
+):  # fmt: skip
+    """One worker's groups of samples: their steps are made again from the whole ``current``, and gone back.
+
+    state [S, B * N]: the first states, which are overwritten; grad_state holds the gradients of the last ones and
+    becomes those of the first. weight [N * columns]: V. grad_weight [groups, N * columns] and grad_diagonal [groups, N]:
+    a partial sum of V's gradient, transposed, for each of the groups that samples are divided into whatever the number
+    of workers.
+    """
+    T, n = current.shape
+    samples, columns = n // N, len(weight) // N
+    kept = np.empty((kept_numbers, T, TILE * N), np.float32)
+    upstream, back = np.empty((1, TILE * N), np.float32), np.empty(TILE * max(columns, N), np.float32)
+    fired = np.empty(N + 1, np.int64)
+    for group in range(worker, groups, workers):
+        grad_weight[group] = np.float32(0)
+        grad_diagonal[group] = np.float32(0)
+        for b in range(samples * group // groups, samples * (group + 1) // groups, TILE):
+            count = min(TILE, samples * (group + 1) // groups - b)
+            forward_block(
+                forward_program, current, state, None, kept, forward_scalars, forward_rows, b * N, (b + count) * N
+            )
+            backward_tile(
+                program, N, b, count, kept, output, initial, grad_output, grad_state, grad_current, grad_rows,
+                grad_initial, weight, diagonal, grad_weight[group], grad_diagonal[group], scalars, rows, upstream, back,
+                fired,
+            )  # fmt: skip
