@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from fastsnn.conversion import Replacement, accelerate
     from fastsnn.encoding import direct_encode, latency_encode, poisson_encode
     from fastsnn.errors import FastSNNError
-    from fastsnn.functional import linear, scan
+    from fastsnn.functional import linear, recurrent, scan
     from fastsnn.kernels.neurons import ALIF, IF, LI, LIF, PLIF, AdLIF, CuBaLIF, Neuron, SEAdLIF
     from fastsnn.kernels.packed import PackedSpikes
     from fastsnn.monitor import Monitor
-    from fastsnn.nn import LinearLIF, Spiking
+    from fastsnn.nn import LinearLIF, Recurrent, Spiking
     from fastsnn.training import History, evaluate, train
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ __all__ = [
     "Monitor",
     "Neuron",
     "PackedSpikes",
+    "Recurrent",
     "Replacement",
     "SEAdLIF",
     "Spiking",
@@ -40,6 +41,7 @@ __all__ = [
     "latency_encode",
     "linear",
     "poisson_encode",
+    "recurrent",
     "scan",
     "train",
 ]
@@ -50,10 +52,10 @@ _MODULES = {
     "encoding": ("direct_encode", "latency_encode", "poisson_encode"),
     "errors": ("FastSNNError",),
     "kernels.packed": ("PackedSpikes",),
-    "functional": ("linear", "scan"),
+    "functional": ("linear", "recurrent", "scan"),
     "kernels.neurons": ("ALIF", "AdLIF", "CuBaLIF", "IF", "LI", "LIF", "Neuron", "PLIF", "SEAdLIF"),
     "monitor": ("Monitor",),
-    "nn": ("LinearLIF", "Spiking"),
+    "nn": ("LinearLIF", "Recurrent", "Spiking"),
     "training": ("History", "evaluate", "train"),
 }
 

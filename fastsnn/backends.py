@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import linear as linear_operation
+from fastsnn.kernels import recurrent as recurrent_operation
 from fastsnn.kernels import reference
 from fastsnn.kernels import scan as scan_operation
 from fastsnn.kernels.neurons import LIF, Neuron
@@ -28,6 +29,8 @@ AUTO_ORDER = {"cuda": ("triton", "cupy", "torch"), "cpu": ("numba", "torch")}
 """What ``auto`` tries, fastest first."""
 
 PASCAL_PIP = "pip install torch==2.7.1 torchvision==0.22.1"
+
+_LIF = LIF()
 
 Parameters = Mapping[str, Tensor]
 
@@ -42,8 +45,8 @@ class Backend(Protocol):
     def refusal(self, device: torch.device) -> str | None:
         """Why it can't run on ``device``, in one line with what to do next, as far as that is known without a try."""
 
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
-        """Why it can't compute these neurons in this dtype, in one sentence."""
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str) -> str | None:
+        """Why it can't compute this operation (scan, linear or recurrent) of these neurons, in one sentence."""
 
     def scan(
         self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
@@ -55,6 +58,12 @@ class Backend(Protocol):
         parameters: Parameters, packed: bool, path: str,
     ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
         """See ``fastsnn.linear``."""
+
+    def recurrent(
+        self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
+        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        """See ``fastsnn.recurrent``; initial is the output before the first step."""
 
     def rate_classifier(self) -> ModuleType | None:
         """Its module of the fused whole training step; None without one."""
@@ -69,7 +78,7 @@ class TorchBackend:
     def refusal(self, device: torch.device) -> str | None:
         return None
 
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str) -> str | None:
         return None
 
     def scan(
@@ -86,6 +95,17 @@ class TorchBackend:
         parameters: Parameters, packed: bool, path: str,
     ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
         return product_then_scan(self, x, weight, bias, neuron, state, parameters, packed)
+
+    def recurrent(
+        self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
+        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        dense = x.unpack() if isinstance(x, PackedSpikes) else x
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        given = (None if tensor is None else tensor.to(wide) for tensor in (dense, weight, recurrent_weight, bias))
+        states = None if state is None else tuple(state)
+        output, last = reference.recurrent(*given, neuron, states, initial, parameters)  # type: ignore[arg-type, misc]
+        return PackedSpikes.pack(output) if packed else output.to(weight.dtype), torch.stack(last)
 
     def rate_classifier(self) -> ModuleType | None:
         return None
@@ -108,7 +128,7 @@ class CompiledBackend:
     name: str
     paths: tuple[str, ...] = ("auto",)
 
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str) -> str | None:
         if dtype == torch.float64:
             return "its kernels compute in fp32, not in float64"
         return None
@@ -123,6 +143,14 @@ class CompiledBackend:
         parameters: Parameters, packed: bool, path: str,
     ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
         return linear_operation.linear(x, weight, bias, neuron, state, parameters, self.name, packed, path)
+
+    def recurrent(
+        self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
+        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        return recurrent_operation.recurrent(
+            x, weight, recurrent_weight, bias, neuron, state, initial, parameters, self.name, packed
+        )
 
 
 class NumbaBackend(CompiledBackend):
@@ -170,9 +198,11 @@ class CupyBackend:
 
         return spikingjelly.unusable(device)
 
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str) -> str | None:
         from fastsnn import spikingjelly
 
+        if operation == "recurrent":
+            return "SpikingJelly has no kernel for a recurrent layer"
         return spikingjelly.declines(neuron, dtype, learns)
 
     def scan(
@@ -189,6 +219,12 @@ class CupyBackend:
         parameters: Parameters, packed: bool, path: str,
     ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
         return product_then_scan(self, x, weight, bias, neuron, state, parameters, packed)
+
+    def recurrent(
+        self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
+        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        raise ValueError("backend cupy cannot compute this: SpikingJelly has no kernel for a recurrent layer")
 
     def rate_classifier(self) -> ModuleType | None:
         return None
@@ -228,47 +264,56 @@ def resolve(
     neuron: Neuron | None = None,
     dtype: torch.dtype = torch.float32,
     learns: bool = False,
+    operation: str = "linear",
 ) -> Backend:
     """The backend ``name`` (or ``auto``) for these neurons on ``device``.
 
     Raises ValueError for an unknown name or for neurons that the backend declines, BackendUnavailable if it can't run
     here.
     """
-    return load(_usable_name(name, device, neuron or LIF(), dtype, learns))
+    return load(_usable_name(name, device, neuron or _LIF, dtype, learns, operation))
 
 
 # torch.compile calls it while it traces, so that no test kernel becomes part of a graph.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _usable_name(name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str:
+def _usable_name(
+    name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str
+) -> str:
     if name == "auto":
-        chosen, passed_over = choose(device, neuron, dtype, learns)
+        chosen, passed_over = choose(device, neuron, dtype, learns, operation)
         if passed_over:
             say_once(f"backend auto takes {chosen} on {device}: {'; '.join(passed_over)}")
         return chosen
     backend = load(name)
     if reason := unusable(name, device):
         raise BackendUnavailable(f"backend {name} cannot run on {device}: {reason}; run `fastsnn doctor`")
-    if reason := backend.declines(neuron, dtype, learns):
-        able = [other for other in _backends if not _why_not(other, device, neuron, dtype, learns)]
+    if reason := backend.declines(neuron, dtype, learns, operation):
+        able = [other for other in _backends if not _why_not(other, device, neuron, dtype, learns, operation)]
         raise ValueError(f"backend {name} cannot compute this: {reason}; allowed here: {', '.join(able)}")
     return name
 
 
 def choose(
-    device: torch.device, neuron: Neuron | None = None, dtype: torch.dtype = torch.float32, learns: bool = False
+    device: torch.device,
+    neuron: Neuron | None = None,
+    dtype: torch.dtype = torch.float32,
+    learns: bool = False,
+    operation: str = "linear",
 ) -> tuple[str, list[str]]:
     """The fastest backend for these neurons on ``device``, and what was passed over, with the reasons."""
     passed_over: list[str] = []
     for name in AUTO_ORDER.get(device.type, ()):
-        reason = _why_not(name, device, neuron or LIF(), dtype, learns)
+        reason = _why_not(name, device, neuron or _LIF, dtype, learns, operation)
         if reason is None:
             return name, passed_over
         passed_over.append(f"not {name}, {reason}")
     return "torch", passed_over
 
 
-def _why_not(name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
-    return unusable(name, device) or load(name).declines(neuron, dtype, learns)
+def _why_not(
+    name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str
+) -> str | None:
+    return unusable(name, device) or load(name).declines(neuron, dtype, learns, operation)
 
 
 def choose_device(backend: str = "auto", index: int = 0) -> torch.device:
@@ -326,7 +371,7 @@ def unusable(name: str, device: torch.device) -> str | None:
     if refusal or name == "torch":
         return refusal
     try:
-        load(name).scan(torch.zeros(1, 1, 1, device=device), LIF(), None, {})
+        load(name).scan(torch.zeros(1, 1, 1, device=device), _LIF, None, {})
     except Exception as error:  # whatever it is, the user gets it as the reason
         return f"its test kernel failed: {type(error).__name__}: {first_line(error)}"
     return None

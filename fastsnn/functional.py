@@ -1,9 +1,9 @@
 """The operations as functions, over whichever backend is asked for, and the one place where arguments are checked."""
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, overload
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from fastsnn.kernels.packed import PackedSpikes
 State = Mapping[str, Tensor]
 """A neuron's states by name, each a tensor [B, ...]."""
 
+_DEFAULT = LIF()
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -53,7 +54,7 @@ def scan(
     shape = current.shape[1:]
     given = _checked_parameters(parameters, neuron, shape, current.device)
     stacked = _stacked(state, neuron, shape, current)
-    chosen = backends.resolve(backend, current.device, neuron, current.dtype, bool(given))
+    chosen = backends.resolve(backend, current.device, neuron, current.dtype, bool(given), "scan")
     output, last = chosen.scan(current, neuron, stacked, given)
     return output, dict(zip(neuron.states, last.unbind(), strict=True))
 
@@ -127,33 +128,85 @@ def linear(
         raise ValueError(f"packed is True, but {type(neuron).__name__} gives potentials, not spikes; allowed: False")
     shape, device = _checked_input(x)
     check_weight("weight", weight, (None, shape[-1]), device, f"for x {shape}")
-    if bias is not None:
-        check_tensor("bias", bias, (weight.dtype,))
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias has shape {list(bias.shape)}; allowed: [{weight.shape[0]}]")
-        _check_device("bias", bias, device)
+    _check_bias(bias, weight)
     output_shape = torch.Size((*shape[1:-1], weight.shape[0]))
     given = _checked_parameters(parameters, neuron, output_shape, device)
     stacked = _stacked(state, neuron, output_shape, weight)
     chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given))
     if path not in chosen.paths:
         raise ValueError(f"path is {path!r}; backend {chosen.name} allows: {', '.join(chosen.paths)}")
-    precision: AbstractContextManager[object] = nullcontext()
-    # The meta device knows no autocast, and torch's own leaves fp64 alone.
-    if device.type != "meta" and torch.is_autocast_enabled(device.type) and weight.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device.type)
-        x = x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
-        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        precision = torch.autocast(device.type, enabled=False)
-    with precision:
+    with _autocast_off(device, weight.dtype) as dtype:
+        x, weight, bias = (_in_dtype(value, dtype) for value in (x, weight, bias))
         output, last = chosen.linear(x, weight, bias, neuron, stacked, given, packed, path)
     return output, dict(zip(neuron.states, last.unbind(), strict=True))
+
+
+def recurrent(
+    x: Tensor | PackedSpikes,
+    weight: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor | None = None,
+    neuron: Neuron | None = None,
+    state: State | None = None,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    backend: str = "auto",
+    packed: bool = False,
+) -> tuple[Tensor | PackedSpikes, dict[str, Tensor]]:
+    """Run neurons driven by ``x[t] @ weight.T + output[t - 1] @ recurrent_weight.T + bias`` over T time steps.
+
+    Under autocast x, weight and bias are used in its dtype; states and what comes back stay in fp32.
+
+    Args:
+        x: input spikes or values, floating point, bool or uint8, [T, B, K], or packed spikes.
+        weight: [N, K].
+        recurrent_weight: [N, N], or its diagonal alone, [N]: each neuron comes back to itself.
+        bias: [N] or None.
+        neuron, parameters, backend: see :func:`scan`; parameters are of [B, N].
+        state: the states before the first step and the output before it, under ``output``, by name, each [B, N];
+            default at rest and zeros. What is returned goes on with a sequence that was cut.
+        packed: return the output as ``PackedSpikes``, for a next layer.
+
+    Returns:
+        the output [T, B, N]; the states after the last step and, under ``output``, the last output.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailable: see :func:`scan`.
+
+    Source: SpikingJelly's ``layer.LinearRecurrentContainer`` around a neuron; snnTorch's ``RLeaky`` and ``RSynaptic``.
+    """
+    neuron = checked_neuron(neuron)
+    if packed and not neuron.spikes:
+        raise ValueError(f"packed is True, but {type(neuron).__name__} gives potentials, not spikes; allowed: False")
+    shape, device = _checked_input(x)
+    check_weight("weight", weight, (None, shape[-1]), device, f"for x {shape}")
+    N = weight.shape[0]
+    check_tensor("recurrent_weight", recurrent_weight, (weight.dtype,))
+    if recurrent_weight.shape not in ((N, N), (N,)):
+        found = list(recurrent_weight.shape)
+        raise ValueError(
+            f"recurrent_weight has shape {found}; allowed: [{N}, {N}] or [{N}] for weight {list(weight.shape)}"
+        )
+    _check_device("recurrent_weight", recurrent_weight, device)
+    _check_bias(bias, weight)
+    output_shape = torch.Size((*shape[1:-1], N))
+    given = _checked_parameters(parameters, neuron, output_shape, device)
+    stacked = initial = None
+    if state is not None:
+        _check_state(state, (*neuron.states, "output"), output_shape, weight)
+        initial, stacked = state["output"], torch.stack([state[name] for name in neuron.states])
+    chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given), "recurrent")
+    with _autocast_off(device, weight.dtype) as dtype:
+        x, weight, bias = (_in_dtype(value, dtype) for value in (x, weight, bias))
+        output, last = chosen.recurrent(x, weight, recurrent_weight, bias, neuron, stacked, initial, given, packed)
+    final = output.unpack() if isinstance(output, PackedSpikes) else output
+    return output, dict(zip(neuron.states, last.unbind(), strict=True)) | {"output": final[-1].to(last.dtype)}
 
 
 def checked_neuron(neuron: Neuron | None) -> Neuron:
     """The neuron, or the default one; raises TypeError for anything else."""
     if neuron is None:
-        return LIF()
+        return _DEFAULT
     if not isinstance(neuron, Neuron):
         raise TypeError(f"neuron is {neuron!r}; allowed: a fastsnn.Neuron such as fastsnn.LIF(), or None")
     return neuron
@@ -200,6 +253,30 @@ def _checked_input(x: object) -> tuple[list[int], torch.device]:
     return shape, device
 
 
+def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
+    if bias is not None:
+        check_tensor("bias", bias, (weight.dtype,))
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias has shape {list(bias.shape)}; allowed: [{weight.shape[0]}]")
+        _check_device("bias", bias, weight.device)
+
+
+@contextmanager
+def _autocast_off(device: torch.device, dtype: torch.dtype) -> Iterator[torch.dtype | None]:
+    """Autocast's dtype, which registered operators don't follow by themselves, and in this block no autocast."""
+    # The meta device knows no autocast, and torch's own leaves fp64 alone.
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type) or dtype == torch.float64:
+        yield None
+        return
+    wanted = torch.get_autocast_dtype(device.type)
+    with torch.autocast(device.type, enabled=False):
+        yield wanted
+
+
+def _in_dtype(value: Any, dtype: torch.dtype | None) -> Any:
+    return value.to(dtype) if dtype and isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def _check_device(name: str, value: Tensor, device: torch.device) -> None:
     if value.device != device:
         raise ValueError(f"{name} is on {value.device}; allowed: {device}, where the input is")
@@ -209,12 +286,17 @@ def _stacked(state: State | None, neuron: Neuron, shape: torch.Size, like: Tenso
     """The states as the backends take them, [S, B, ...]."""
     if state is None:
         return None
-    allowed = ", ".join(neuron.states)
+    _check_state(state, neuron.states, shape, like)
+    return torch.stack([state[name] for name in neuron.states])
+
+
+def _check_state(state: State, names: Sequence[str], shape: torch.Size, like: Tensor) -> None:
+    allowed = ", ".join(names)
     if not isinstance(state, Mapping):
         raise TypeError(f"state is {type(state).__name__}; allowed: a mapping from {allowed} to tensors, or None")
-    if wrong := set(state) ^ set(neuron.states):
+    if wrong := set(state) ^ set(names):
         name = sorted(wrong)[0]
-        problem = "lacks" if name in neuron.states else "has an unknown"
+        problem = "lacks" if name in names else "has an unknown"
         raise ValueError(f"state {problem} {name!r}; allowed: all of {allowed}")
     dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
     for name, value in state.items():
@@ -222,7 +304,6 @@ def _stacked(state: State | None, neuron: Neuron, shape: torch.Size, like: Tenso
         if value.shape != shape:
             raise ValueError(f"state {name!r} has shape {list(value.shape)}; allowed: {list(shape)}")
         _check_device(f"state {name!r}", value, like.device)
-    return torch.stack([state[name] for name in neuron.states])
 
 
 def _checked_parameters(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsnn.functional import checked_neuron, linear, scan
+from fastsnn.functional import checked_neuron, linear, recurrent, scan
 from fastsnn.kernels.neurons import Neuron
 from fastsnn.kernels.packed import PackedSpikes
 
@@ -90,6 +90,61 @@ class LinearLIF(nn.Linear):
     def extra_repr(self) -> str:
         packed, path = ", packed=True" * self.packed, f", path={self.path!r}" * (self.path != "auto")
         return f"{super().extra_repr()}, {self.neuron}, backend={self.backend!r}{packed}{path}"
+
+
+class Recurrent(nn.Module):
+    """A linear layer and neurons whose outputs come back one step later, fused: [T, B, K] -> [T, B, N].
+
+    See :func:`fastsnn.recurrent`. Every call starts at rest.
+
+    Args:
+        in_features, out_features: K and N.
+        neuron, learn, size, backend: see :class:`Spiking`.
+        bias: whether the current has a bias.
+        diagonal: each neuron comes back to itself alone: N recurrent weights instead of N * N.
+        packed: hand packed spikes to the next layer.
+
+    ``weight`` [N, K] and ``bias`` start as nn.Linear's, ``recurrent_weight`` [N, N] as an orthogonal matrix (its
+    diagonal [N] uniform in -1 to 1).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        neuron: Neuron | None = None,
+        bias: bool = True,
+        diagonal: bool = False,
+        backend: str = "auto",
+        packed: bool = False,
+        learn: Sequence[str] | None = None,
+        size: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        linear_layer = nn.Linear(in_features, out_features, bias)
+        self.weight, self.bias = linear_layer.weight, linear_layer.bias
+        back = torch.empty(out_features) if diagonal else torch.empty(out_features, out_features)
+        self.recurrent_weight = nn.Parameter(nn.init.uniform_(back, -1, 1) if diagonal else nn.init.orthogonal_(back))
+        self.neuron, self.backend, self.packed = checked_neuron(neuron), backend, packed
+        self.learns = add_learnt_parameters(self, self.neuron, learn, size)
+
+    def forward(self, x: Tensor | PackedSpikes) -> Any:
+        output, _ = recurrent(
+            x,
+            self.weight,
+            self.recurrent_weight,
+            self.bias,
+            self.neuron,
+            parameters={name: getattr(self, name) for name in self.learns},
+            backend=self.backend,
+            packed=self.packed,
+        )
+        return output
+
+    def extra_repr(self) -> str:
+        N, K = self.weight.shape
+        diagonal = ", diagonal=True" * (self.recurrent_weight.dim() == 1)
+        return f"{K}, {N}, {self.neuron}, bias={self.bias is not None}{diagonal}, backend={self.backend!r}"
 
 
 def add_learnt_parameters(

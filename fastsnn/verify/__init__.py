@@ -122,7 +122,7 @@ def left_out(case: Case, target: Target, named: bool = False) -> str | None:
         return "too large for Triton's interpreter"
     if name == "cupy" and case.dtype in _HALF:
         return "SpikingJelly's state is in half precision, for which nothing is promised"
-    return target.backend.declines(case.neuron, torch.float32, bool(case.learn))
+    return target.backend.declines(case.neuron, torch.float32, bool(case.learn), "linear" if case.K else "scan")
 
 
 def _run(case: Case, target: Target, row: Row) -> None:

@@ -38,7 +38,8 @@ def recurrent_forward(
     diagonal = recurrent_weight.dim() == 1
     matrix = recurrent_weight.new_zeros(1, 1) if diagonal else recurrent_weight.T
     spread(
-        forward, workers_of(B, T * B * N), neuron.forward, N, current.view(T, B * N).numpy(), final.view(-1, B * N).numpy(),
+        forward, workers_of(B, T * B * N), neuron.forward, N, current.view(T, B * N).numpy(),
+        final.view(-1, B * N).numpy(),
         first_output(initial, B, N), output.view(T, B * N).numpy(), rows_of(matrix, N),
         recurrent_weight.float().numpy() if diagonal else np.empty(0, np.float32),
         *constants(neuron, parameters, shape),
@@ -69,7 +70,8 @@ def recurrent_backward(
     grad = torch.empty_like(current)
     matrix = recurrent_weight.new_zeros(1, 1) if diagonal else recurrent_weight
     spread(
-        backward, min(groups, workers_of(B, T * B * N)), neuron.forward, *constants(neuron, parameters, current.shape[1:]),
+        backward, min(groups, workers_of(B, T * B * N)), neuron.forward,
+        *constants(neuron, parameters, current.shape[1:]),
         neuron.kept, neuron.backward, *constants(neuron, parameters, current.shape[1:], backward=True), N, groups,
         current.view(T, B * N).numpy(), initial_state(neuron, state, current.shape[1:]).view(-1, B * N).numpy(),
         first_output(initial, B, N), fired.reshape(T, B * N).numpy(), upstream, grad_state.view(-1, B * N).numpy(),

@@ -35,10 +35,10 @@ def add_fired(previous, first, N, transposed, columns, fired, total):
 
 @jit(entry=True)
 def forward(worker, workers, program, N, current, state, initial, output, transposed, diagonal, scalars, rows):
-    """One worker's samples; ``current`` [T, B * N] becomes the whole current, ``state`` [S, B * N] the last one.
+    """One worker's samples; ``current`` [T, B * N] becomes the whole current, ``state`` [S, B * N] the last.
 
-    initial [B * N]: the outputs before the first step. transposed [N * columns]: V^T; diagonal [N]: V, if that is all of
-    it, else of no elements. output [T, B * N] is not current's memory.
+    initial [B * N]: the outputs before the first step. transposed [N * columns]: V^T; diagonal [N]: V, if that is all
+    of it, else of no elements. output [T, B * N] is not current's memory.
     """
     T, n = current.shape
     columns = len(transposed) // N
@@ -159,9 +159,9 @@ def backward(
     """One worker's groups of samples: their steps are made again from the whole ``current``, and gone back.
 
     state [S, B * N]: the first states, which are overwritten; grad_state holds the gradients of the last ones and
-    becomes those of the first. weight [N * columns]: V. grad_weight [groups, N * columns] and grad_diagonal [groups, N]:
-    a partial sum of V's gradient, transposed, for each of the groups that samples are divided into whatever the number
-    of workers.
+    becomes those of the first. weight [N * columns]: V. grad_weight [groups, N * columns], grad_diagonal [groups, N]: a
+    partial sum of V's gradient, transposed, for each of the groups that samples are divided into, whatever the number of
+    workers.
     """
     T, n = current.shape
     samples, columns = n // N, len(weight) // N
