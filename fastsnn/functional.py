@@ -310,7 +310,8 @@ def _checked_parameters(
     parameters: Mapping[str, Tensor] | None, neuron: Neuron, shape: torch.Size, device: torch.device
 ) -> dict[str, Tensor]:
     """The learnt parameters, checked, in the order of the neuron's fields."""
-    parameters = dict(parameters or {})
+    if not parameters:
+        return {}
     known = neuron.parameters()
     for name, value in parameters.items():
         if name not in known:

@@ -58,8 +58,12 @@ class Neuron:
         if self.alpha is None:
             object.__setattr__(self, "alpha", SURROGATES[name].alpha)
         self.require("alpha", self.alpha, "more than 0", self.alpha is not None and self.alpha > 0)
-        object.__setattr__(self, "key", _key(self))
+        values = {name: getattr(self, name) for name in parameters_of(type(self))}
+        # Attributes, since torch.compile can't trace what makes them.
+        self.__dict__["_values"] = {name: value for name, value in values.items() if value is not None}
+        self.__dict__["key"] = _key(self)
 
+    _values: ClassVar[dict[str, float]]
     key: ClassVar[str]
     """Text that names this very neuron, as an operator of torch takes it; :func:`neuron_of` is the way back."""
 
@@ -97,8 +101,7 @@ class Neuron:
 
     def parameters(self) -> dict[str, float]:
         """Name -> value of its parameters: its fields of floats."""
-        values = {name: getattr(self, name) for name in parameters_of(type(self))}
-        return {name: value for name, value in values.items() if value is not None}
+        return self._values
 
     def with_values(self, values: Mapping[str, Operand]) -> "Neuron":
         """The same neuron on other operands: ``step`` sees ``values`` (tensors, or nodes of a graph) as its fields."""
