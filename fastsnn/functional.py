@@ -15,6 +15,7 @@ from fastsnn.kernels.packed import PackedSpikes
 State = Mapping[str, Tensor]
 """A neuron's states by name, each a tensor [B, ...]."""
 
+_DEFAULT = LIF()
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -153,7 +154,7 @@ def linear(
 def checked_neuron(neuron: Neuron | None) -> Neuron:
     """The neuron, or the default one; raises TypeError for anything else."""
     if neuron is None:
-        return LIF()
+        return _DEFAULT
     if not isinstance(neuron, Neuron):
         raise TypeError(f"neuron is {neuron!r}; allowed: a fastsnn.Neuron such as fastsnn.LIF(), or None")
     return neuron

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.neuron import Neuron
-from fastsnn.kernels.neurons.program import CompiledNeuron, compile_neuron, compiled
+from fastsnn.kernels.neurons.program import CompiledNeuron, compiled
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -150,9 +150,16 @@ def scan(
 
     state: [S, ...] or None. Returns the output and the last state.
     """
-    learnt = tuple(parameters)
-    values = compile_neuron(neuron, learnt).learnt_values(parameters) if learnt else []
-    keep = needs_gradient(current, state, *parameters.values())
-    detached = [parameter.detach() for parameter in parameters.values()]
-    output, final, _ = scan_op(current, state, values, detached, neuron.key, ",".join(learnt), backend, keep)
+    learnt, given = ",".join(parameters), list(parameters.values())
+    values = learnt_values(neuron.key, learnt, given) if given else []
+    keep = needs_gradient(current, state, *given)
+    detached = [parameter.detach() for parameter in given]
+    output, final, _ = scan_op(current, state, values, detached, neuron.key, learnt, backend, keep)
     return output, final
+
+
+@torch.compiler.allow_in_graph  # torch.compile need not look into the expressions of a neuron
+def learnt_values(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The neuron's constants that are made of learnt parameters, through which gradients flow to these."""
+    prepared, given = ready(neuron, learnt, parameters)
+    return prepared.learnt_values(given)

@@ -58,8 +58,15 @@ class Neuron:
         if self.alpha is None:
             object.__setattr__(self, "alpha", SURROGATES[name].alpha)
         self.require("alpha", self.alpha, "more than 0", self.alpha is not None and self.alpha > 0)
+        object.__setattr__(self, "parameter_names", parameters_of(type(self)))
         object.__setattr__(self, "key", _key(self))
 
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        object.__setattr__(self, "key", _key(self))  # another process hasn't met it yet
+
+    parameter_names: ClassVar[tuple[str, ...]]
+    """Fields of floats."""
     key: ClassVar[str]
     """Text that names this very neuron, as an operator of torch takes it; :func:`neuron_of` is the way back."""
 
@@ -93,7 +100,7 @@ class Neuron:
 
     def parameters(self) -> dict[str, float]:
         """Name -> value of its parameters: its fields of floats."""
-        values = {name: getattr(self, name) for name in parameters_of(type(self))}
+        values = {name: getattr(self, name) for name in self.parameter_names}
         return {name: value for name, value in values.items() if value is not None}
 
     def with_values(self, values: Mapping[str, Operand]) -> "Neuron":
