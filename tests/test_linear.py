@@ -11,6 +11,7 @@ from neuron_cases import (
     DEVICE,
     OPTIONS,
     Guarded,
+    case,
     device_of,
     gradients,
     kept_potentials,
@@ -227,18 +228,18 @@ def test_numba_scans_the_currents_of_its_own_product(options: dict, has_bias: bo
     generator = torch.Generator().manual_seed(3)
     x = (torch.rand(19, 3, 41, generator=generator) < 0.3).float()
     weight, bias = torch.randn(7, 41, generator=generator) * 0.4, torch.rand(7, generator=generator)
-    v, grad_spikes, grad_v = torch.rand(3, 7), torch.randn(19, 3, 7), torch.randn(3, 7)
-    layer, neuron = (x, weight, bias)[: 2 + has_bias], LIF(tau=3.0, **options)
+    _, v, *upstream = case(19, 3, 7)
+    layer, neuron = (x, weight, bias)[: 2 + has_bias], LIF(**options)
     inputs = leaves(*layer, v)
     spikes, last = call("numba", *inputs[:-1], *(() if has_bias else (None,)), inputs[-1], neuron=neuron)
     expected, (expected_v,) = reference.scan(products.linear(*layer), neuron, (v,))
     contract.require(contract.same_bits("spikes", spikes, expected), contract.same_bits("v", last, expected_v))
-    actual = gradients((spikes, last), inputs, grad_spikes, grad_v)
+    actual = gradients((spikes, last), inputs, *upstream)
     replayed = []
     for dtype in (torch.float64, torch.float32):
         exact = leaves(*(tensor.to(dtype) for tensor in (*layer, v)))
         output, final = contract.replay(F.linear(*exact[:-1]), neuron, exact[-1:], spikes)
-        replayed.append(gradients((output, *final), exact, grad_spikes, grad_v))
+        replayed.append(gradients((output, *final), exact, *upstream))
     names = NAMES if has_bias else ("x", "weight", "v")
     contract.require(*(contract.gradient_error(*row) for row in zip(names, actual, *replayed, strict=True)))
 
