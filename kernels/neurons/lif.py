@@ -46,6 +46,11 @@ class LIF(Neuron):
     def rest(self) -> tuple[float, ...]:
         return (self.v_reset or 0.0,)
 
+    def learnable(self) -> tuple[str, ...]:
+        names = super().learnable()
+        # Neurons that rest at 0 charge by an expression without v_reset.
+        return tuple(name for name in names if name != "v_reset") if self.rests_at_zero else names
+
     def share(self) -> Operand:
         """Part of the distance from rest that leaks away in a step."""
         return 1 / self.tau
@@ -97,6 +102,9 @@ class PLIF(LIF):
         if self.w is None and isinstance(self.tau, (int, float)) and self.tau > 1:
             object.__setattr__(self, "w", -math.log(self.tau - 1))
         super().__post_init__()
+
+    def learnable(self) -> tuple[str, ...]:
+        return tuple(name for name in super().learnable() if name != "tau")
 
     def share(self) -> Operand:
         return sigmoid(self.w)  # type: ignore[type-var]

@@ -103,6 +103,10 @@ class Neuron:
         values = {name: getattr(self, name) for name in self.parameter_names}
         return {name: value for name, value in values.items() if value is not None}
 
+    def learnable(self) -> tuple[str, ...]:
+        """Parameters that may learn: those with a gradient."""
+        return tuple(name for name in self.parameters() if name != "alpha")
+
     def with_values(self, values: Mapping[str, Operand]) -> "Neuron":
         """The same neuron on other operands: ``step`` sees ``values`` (tensors, or nodes of a graph) as its fields."""
         bound = copy.copy(self)
