@@ -125,7 +125,7 @@ def test_shapes(shape: tuple[int, int, int, int], kernel: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float64])
 def test_spikes_of_any_dtype_come_in(dtype: torch.dtype, kernel: str) -> None:
     x, *tensors, grad_spikes, grad_v = linear_case(9, 3, 17, 19, dyadic=True)
     expected = run(kernel, (x, *tensors), grad_spikes, grad_v)
