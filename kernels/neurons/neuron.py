@@ -14,6 +14,7 @@ A field of floats is a parameter: a number, or a tensor that learns. Every other
 ``if``, and each combination of options is compiled once.
 """
 
+import ast
 import copy
 import dataclasses
 import importlib
@@ -22,6 +23,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import ClassVar, Union, get_args, get_origin, get_type_hints
 
 from fastsnn.kernels.neurons import language
@@ -168,10 +170,28 @@ _neurons: dict[str, Neuron] = {}
 
 
 def neuron_of(key: str) -> Neuron:
-    """The neuron that ``key`` names; it was made in this process, or its class is a module's."""
-    if key not in _neurons:
-        module, _, text = key.partition(":")
-        name, _, fields = text.partition("(")
-        kind = getattr(importlib.import_module(module), name)
-        kind(**eval(f"dict({fields}", {"__builtins__": {"dict": dict}, "inf": math.inf}))
-    return _neurons[key]
+    """The neuron that ``key`` names; it was made in this process, or its class can be imported.
+
+    Raises ValueError for any other text.
+    """
+    return _neurons.get(key) or _read(key)
+
+
+def _read(key: str) -> Neuron:
+    module, _, text = key.partition(":")
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("it has no fields")
+        kind = attrgetter(ast.unparse(call.func))(importlib.import_module(module))
+        if not (isinstance(kind, type) and issubclass(kind, Neuron)):
+            raise ValueError(f"{ast.unparse(call.func)} is no neuron")
+        fields = {str(field.arg): _literal(field.value) for field in call.keywords}
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        allowed = "module:Class(field=value, ...) of a neuron's class that can be imported"
+        raise ValueError(f"neuron is {key!r}; allowed: {allowed} ({error})") from error
+    return kind(**fields)
+
+
+def _literal(value: ast.expr) -> object:
+    return math.inf if isinstance(value, ast.Name) and value.id == "inf" else ast.literal_eval(value)
