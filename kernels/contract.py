@@ -157,7 +157,7 @@ def replay(
     state = reference.rest(neuron, current[0]) if state is None else tuple(state)
     outputs = []
     for x, recorded in zip(current, spikes.detach(), strict=True):
-        with firing(partial(_as_recorded, recorded)):
+        with reference.in_precision_of(current), firing(partial(_as_recorded, recorded)):
             output, *state = bound.step(x, *state)  # type: ignore[assignment]
         outputs.append(output)
     return torch.stack(outputs), tuple(state)

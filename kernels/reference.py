@@ -5,13 +5,13 @@ time first, ``[T, ...]``. Any floating dtype, any device. Speed is not a goal he
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastsnn.kernels.neurons.language import Operand, firing
+from fastsnn.kernels.neurons.language import Operand, firing, precision
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.surrogates import Surrogate
 
@@ -50,11 +50,16 @@ def scan(
     bound = on_tensors(neuron, current, parameters)
     state = rest(neuron, current[0]) if state is None else tuple(state)
     outputs = []
-    with firing(_primitive) if smooth else nullcontext():
+    with in_precision_of(current), firing(_primitive) if smooth else nullcontext():
         for x in current:
             output, *state = bound.step(x, *state)  # type: ignore[assignment]
             outputs.append(output)
     return torch.stack(outputs), tuple(state)
+
+
+def in_precision_of(current: Tensor) -> AbstractContextManager[None]:
+    """Let steps compute in the currents' precision; torch.compile, which can't set it, takes torch's default dtype."""
+    return nullcontext() if torch.compiler.is_compiling() else precision(current.dtype)
 
 
 def _primitive(distance: Tensor, surrogate: Surrogate, alpha: Operand) -> Tensor:

@@ -192,7 +192,10 @@ def where(condition: Element, a: Operand, b: Operand) -> Element:
         if condition.op not in CONDITIONS:
             _refuse("asks where() for something that is no comparison")
         return arithmetic("where", condition, a, b)
-    return torch.where(condition, a, b)  # type: ignore[arg-type]
+    yes, no = (torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else torch.float64) for x in (a, b))
+    chosen = torch.where(condition, yes, no)
+    # Doubles of no axes give way to the precision of an operand with axes; between two of them none is said.
+    return chosen if yes.dim() or no.dim() else chosen.to(_precision.get() or torch.get_default_dtype())
 
 
 def select(spike: Element, on: Operand, off: Operand) -> Element:
@@ -237,13 +240,21 @@ def reciprocal(x: Element) -> Element:
 
 
 def _unary(op: str, x: Element) -> Element:
-    return arithmetic(op, x) if isinstance(x, Value) else TORCH[op](x)
+    return arithmetic(op, x) if isinstance(x, Value) else _in_torch(op, x)
 
 
 def _binary(op: str, a: Element, b: Operand) -> Element:
     if isinstance(a, Value) or isinstance(b, Value):
         return arithmetic(op, a, b)  # type: ignore[return-value]
-    return TORCH[op](a, b if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype, device=a.device))
+    return _in_torch(op, a, b)
+
+
+def _in_torch(op: str, *operands: Operand) -> Tensor:
+    """The operation on tensors and numbers; of numbers alone it is a number."""
+    like = next((x for x in operands if isinstance(x, Tensor)), None)
+    if like is None:
+        return TORCH[op](*(torch.tensor(x, dtype=torch.float64) for x in operands)).item()  # type: ignore[return-value]
+    return TORCH[op](*(x if isinstance(x, Tensor) else like.new_tensor(x) for x in operands))
 
 
 TORCH: dict[str, Callable[..., Tensor]] = {
@@ -301,6 +312,19 @@ def firing(rule: FiringRule) -> Iterator[None]:
         yield
     finally:
         _firing_rule.reset(token)
+
+
+_precision: ContextVar[torch.dtype | None] = ContextVar("precision", default=None)
+
+
+@contextmanager
+def precision(dtype: torch.dtype) -> Iterator[None]:
+    """Let steps on torch tensors compute in ``dtype`` if only numbers and parameters say in what."""
+    token = _precision.set(dtype)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
 
 
 def spike(distance: Element, surrogate: "Surrogate", alpha: Operand) -> Element:
