@@ -52,7 +52,7 @@ def scan(
     if current.dim() < 2 or not current.shape[0]:
         raise ValueError(f"current has shape {list(current.shape)}; allowed: [T, B, ...] with T at least 1")
     shape = current.shape[1:]
-    given = _checked_parameters(parameters, neuron, shape, current.device)
+    given = _checked_parameters(parameters, neuron, shape, current)
     stacked = _stacked(state, neuron, shape, current)
     chosen = backends.resolve(backend, current.device, neuron, current.dtype, bool(given), "scan")
     output, last = chosen.scan(current, neuron, stacked, given)
@@ -130,7 +130,7 @@ def linear(
     check_weight("weight", weight, (None, shape[-1]), device, f"for x {shape}")
     _check_bias(bias, weight)
     output_shape = torch.Size((*shape[1:-1], weight.shape[0]))
-    given = _checked_parameters(parameters, neuron, output_shape, device)
+    given = _checked_parameters(parameters, neuron, output_shape, weight)
     stacked = _stacked(state, neuron, output_shape, weight)
     chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given))
     if path not in chosen.paths:
@@ -190,7 +190,7 @@ def recurrent(
     _check_device("recurrent_weight", recurrent_weight, device)
     _check_bias(bias, weight)
     output_shape = torch.Size((*shape[1:-1], N))
-    given = _checked_parameters(parameters, neuron, output_shape, device)
+    given = _checked_parameters(parameters, neuron, output_shape, weight)
     stacked = initial = None
     if state is not None:
         _check_state(state, (*neuron.states, "output"), output_shape, weight)
@@ -298,25 +298,29 @@ def _check_state(state: State, names: Sequence[str], shape: torch.Size, like: Te
         name = sorted(wrong)[0]
         problem = "lacks" if name in names else "has an unknown"
         raise ValueError(f"state {problem} {name!r}; allowed: all of {allowed}")
-    dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
     for name, value in state.items():
-        check_tensor(f"state {name!r}", value, (dtype,))
+        check_tensor(f"state {name!r}", value, (_state_dtype(like),))
         if value.shape != shape:
             raise ValueError(f"state {name!r} has shape {list(value.shape)}; allowed: {list(shape)}")
         _check_device(f"state {name!r}", value, like.device)
 
 
+def _state_dtype(like: Tensor) -> torch.dtype:
+    """The dtype of states and learnt parameters, which half precision doesn't reach."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+
 def _checked_parameters(
-    parameters: Mapping[str, Tensor] | None, neuron: Neuron, shape: torch.Size, device: torch.device
+    parameters: Mapping[str, Tensor] | None, neuron: Neuron, shape: torch.Size, like: Tensor
 ) -> dict[str, Tensor]:
     """The learnt parameters, checked, in the order of the neuron's fields."""
     if not parameters:
         return {}
-    known = neuron.parameters()
+    known = neuron.learnable()
     for name, value in parameters.items():
         if name not in known:
             raise ValueError(f"parameters has {name!r}; {type(neuron).__name__} allows: {', '.join(known)}")
-        check_tensor(f"parameter {name!r}", value, (torch.float32, torch.float64))
+        check_tensor(f"parameter {name!r}", value, (_state_dtype(like),))
         try:
             fits = torch.broadcast_shapes(value.shape, shape) == shape
         except RuntimeError:
@@ -325,5 +329,5 @@ def _checked_parameters(
             raise ValueError(
                 f"parameter {name!r} has shape {list(value.shape)}; allowed: one that broadcasts to {list(shape)}"
             )
-        _check_device(f"parameter {name!r}", value, device)
+        _check_device(f"parameter {name!r}", value, like.device)
     return {name: parameters[name] for name in known if name in parameters}

@@ -72,7 +72,7 @@ class LinearLIF(nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.neuron, self.backend = checked_neuron(neuron), backend
         self.packed, self.path = packed, path
-        self.learns = add_learnt_parameters(self, self.neuron, learn, size, device)
+        self.learns = add_learnt_parameters(self, self.neuron, learn, size, self.weight)
 
     def forward(self, x: Tensor | PackedSpikes) -> Any:
         output, _ = linear(
@@ -152,13 +152,22 @@ def add_learnt_parameters(
     neuron: Neuron,
     learn: Sequence[str] | None,
     size: Sequence[int],
-    device: torch.device | str | None = None,
+    weight: Tensor | None = None,
 ) -> tuple[str, ...]:
-    """Give a layer the parameters of its neurons that learn, under their own names; returns the names."""
+    """Give a layer the parameters of its neurons that learn, under their own names; returns the names.
+
+    They lie where its ``weight`` does. Half precision is not for them.
+    """
+    double = weight is not None and weight.dtype == torch.float64
+    dtype, device = torch.float64 if double else torch.float32, None if weight is None else weight.device
     values = neuron.parameters()
     names = tuple(neuron.learns if learn is None else learn)
     for name in names:
-        if name not in values:
-            raise ValueError(f"learn has {name!r}; {type(neuron).__name__} allows: {', '.join(values)}")
-        module.register_parameter(name, nn.Parameter(torch.full(tuple(size), values[name], device=device)))
+        if name not in neuron.learnable():
+            raise ValueError(f"learn has {name!r}; {type(neuron).__name__} allows: {', '.join(neuron.learnable())}")
+        if hasattr(module, name):
+            raise ValueError(
+                f"learn has {name!r}, which {type(module).__name__} has too; give the parameter another name"
+            )
+        module.register_parameter(name, nn.Parameter(torch.full(tuple(size), values[name], dtype=dtype, device=device)))
     return names

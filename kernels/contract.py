@@ -31,6 +31,8 @@ from fastsnn.kernels.neurons.surrogates import Surrogate
 
 EPS = torch.finfo(torch.float32).eps
 
+HALF = EPS / 2
+"""Relative error of a number that is rounded to the nearest of fp32."""
 C2_FLOOR = 4 * EPS
 """Norm-wise error that a product may always have."""
 C3_CURRENT = 4.0
@@ -157,7 +159,7 @@ def replay(
     state = reference.rest(neuron, current[0]) if state is None else tuple(state)
     outputs = []
     for x, recorded in zip(current, spikes.detach(), strict=True):
-        with firing(partial(_as_recorded, recorded)):
+        with reference.in_precision_of(current), firing(partial(_as_recorded, recorded)):
             output, state = reference.step(bound, x, state)
         outputs.append(output)
     return torch.stack(outputs), tuple(state)
@@ -211,7 +213,7 @@ def trajectory(
     states = (
         [torch.full_like(like, v) for v in neuron.rest()] if state is None else [s.detach().double() for s in state]
     )
-    errors = [EPS * value.abs() for value in states]
+    errors = [HALF * value.abs() if state is None else torch.zeros_like(value) for value in states]
     distances, bounds = [], []
     for t, x in enumerate(current.detach().double()):
         leaves = [x.clone().requires_grad_(), *(value.clone().requires_grad_() for value in states)]
@@ -250,10 +252,10 @@ def _interpreted(
             case "scalar" | "number":
                 number = instruction.data if instruction.op == "number" else scalars[int(instruction.data)]
                 value = torch.full_like(inputs[0].detach(), number)
-                error = EPS * value.abs()
+                error = HALF * value.abs()
             case "row":
                 value = rows[int(instruction.data)].expand(inputs[0].shape)
-                error = EPS * value.abs()
+                error = HALF * value.abs()
             case "spike":
                 value, error, fired = spikes, torch.zeros_like(spikes), instruction.args[0]
             case op:
@@ -269,7 +271,7 @@ def _rounding(op: str, value: Tensor, args: list[Tensor], errors: list[Tensor]) 
     a, b = (*args, args[0])[:2]
     zero = torch.zeros_like(value, dtype=torch.float64)
     ea, eb = (*errors, zero)[:2]
-    own = EPS * value.abs() if value.dtype == torch.float64 else zero
+    own = HALF * value.abs() if value.dtype == torch.float64 else zero
     match op:
         case "add" | "sub":
             return ea + eb + own
@@ -284,13 +286,13 @@ def _rounding(op: str, value: Tensor, args: list[Tensor], errors: list[Tensor]) 
         case "minimum" | "maximum":
             return torch.maximum(ea, eb)
         case "exp":
-            return value * ea + 2 * own
+            return value * ea + 4 * own
         case "sqrt":
             return ea / (2 * value).clamp(min=1e-30) + own
         case "sigmoid":
-            return ea / 4 + 4 * own
+            return ea / 4 + 8 * own
         case "reciprocal":
-            return value * value * ea + 4 * own
+            return value * value * ea + 8 * own
     return ea  # neg, absolute, detach and conditions
 
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.neuron import Neuron
-from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.packed import PackedSpikes, carrier_for
-from fastsnn.kernels.scan import needs_gradient, ready, sum_to
+from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, sum_to
 
 
 @torch.library.custom_op("fastsnn::linear", mutates_args=())
@@ -183,17 +182,17 @@ def linear(
 
     state: [S, ..., N] or None. Returns the output and the last state.
     """
-    learnt = tuple(parameters)
-    values = compile_neuron(neuron, learnt).learnt_values(parameters) if learnt else []
+    learnt, given = ",".join(parameters), list(parameters.values())
+    values = learnt_values(neuron.key, learnt, given) if given else []
     words, T, carrier = x if isinstance(x, PackedSpikes) else (x, len(x), None)
     batch, N = words.shape[1:-1], weight.shape[0]
-    keep = needs_gradient(words, weight, bias, state, carrier, *parameters.values())
+    keep = needs_gradient(words, weight, bias, state, carrier, *given)
     output, final, _, out = linear_op(
         as_three_axes(words), weight, bias, None if state is None else state.reshape(len(state), -1, N),
         None if carrier is None else as_three_axes(carrier),
         [as_last_axis(value, batch, N) for value in values],
-        [as_last_axis(parameter.detach(), batch, N) for parameter in parameters.values()],
-        T, packed, keep, path, neuron.key, ",".join(learnt), backend,
+        [as_last_axis(parameter.detach(), batch, N) for parameter in given],
+        T, packed, keep, path, neuron.key, learnt, backend,
     )  # fmt: skip
     output, final = output.reshape(len(output), *batch, N), final.reshape(len(final), *batch, N)
     return PackedSpikes(output, T, out.reshape(T, *batch, N)) if packed else output, final

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from fastsnn.kernels.linear import as_last_axis, as_three_axes
 from fastsnn.kernels.neurons.neuron import Neuron
-from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.packed import PackedSpikes, carrier_for
-from fastsnn.kernels.scan import needs_gradient, ready, sum_to
+from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, sum_to
 
 
 @torch.library.custom_op("fastsnn::recurrent", mutates_args=())
@@ -170,19 +169,19 @@ def recurrent(
     state: [S, ..., N] or None; initial: the output before the first step, [..., N] or None. Returns the output and the
     last state.
     """
-    learnt = tuple(parameters)
-    values = compile_neuron(neuron, learnt).learnt_values(parameters) if learnt else []
+    learnt, given = ",".join(parameters), list(parameters.values())
+    values = learnt_values(neuron.key, learnt, given) if given else []
     words, T, carrier = x if isinstance(x, PackedSpikes) else (x, len(x), None)
     batch, N = words.shape[1:-1], weight.shape[0]
-    keep = needs_gradient(words, weight, bias, recurrent_weight, state, initial, carrier, *parameters.values())
+    keep = needs_gradient(words, weight, bias, recurrent_weight, state, initial, carrier, *given)
     output, final, _, out = recurrent_op(
         as_three_axes(words), weight, bias, recurrent_weight,
         None if state is None else state.reshape(len(state), -1, N),
         None if initial is None else initial.reshape(-1, N),
         None if carrier is None else as_three_axes(carrier),
         [as_last_axis(value, batch, N) for value in values],
-        [as_last_axis(parameter.detach(), batch, N) for parameter in parameters.values()],
-        T, packed, keep, neuron.key, ",".join(learnt), backend,
+        [as_last_axis(parameter.detach(), batch, N) for parameter in given],
+        T, packed, keep, neuron.key, learnt, backend,
     )  # fmt: skip
     output, final = output.reshape(len(output), *batch, N), final.reshape(len(final), *batch, N)
     return PackedSpikes(output, T, out.reshape(T, *batch, N)) if packed else output, final

@@ -5,14 +5,14 @@ time first, ``[T, ...]``. Any floating dtype, any device. Speed is not a goal he
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastsnn.kernels.neurons.language import Operand, Value, firing
+from fastsnn.kernels.neurons.language import Operand, Value, firing, precision
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.surrogates import Surrogate
 
@@ -57,11 +57,16 @@ def scan(
     bound = on_tensors(neuron, current, parameters)
     state = rest(neuron, current[0]) if state is None else tuple(state)
     outputs = []
-    with firing(_primitive) if smooth else nullcontext():
+    with in_precision_of(current), firing(_primitive) if smooth else nullcontext():
         for x in current:
             output, state = step(bound, x, state)
             outputs.append(output)
     return torch.stack(outputs), tuple(state)
+
+
+def in_precision_of(current: Tensor) -> AbstractContextManager[None]:
+    """Let steps compute in the currents' precision; torch.compile, which can't set it, takes torch's default dtype."""
+    return nullcontext() if torch.compiler.is_compiling() else precision(current.dtype)
 
 
 def _primitive(distance: Tensor, surrogate: Surrogate, alpha: Operand) -> Tensor:
@@ -99,10 +104,11 @@ def recurrent(
     state = rest(neuron, current[0]) if state is None else tuple(state)
     output = torch.zeros_like(current[0]) if initial is None else initial
     outputs = []
-    for row in current:
-        back = output * recurrent_weight if recurrent_weight.dim() == 1 else F.linear(output, recurrent_weight)
-        output, state = step(bound, row + back, state)
-        outputs.append(output)
+    with in_precision_of(current):
+        for row in current:
+            back = output * recurrent_weight if recurrent_weight.dim() == 1 else F.linear(output, recurrent_weight)
+            output, state = step(bound, row + back, state)
+            outputs.append(output)
     return torch.stack(outputs), tuple(state)
 
 

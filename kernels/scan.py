@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.neuron import Neuron
-from fastsnn.kernels.neurons.program import CompiledNeuron, compile_neuron, compiled
+from fastsnn.kernels.neurons.program import CompiledNeuron, compiled
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -109,9 +109,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     current, state, values, parameters, neuron, learnt, backend, keep = inputs
     if not keep:
         raise ValueError("keep is False; allowed: True if a gradient is needed")
-    ctx.save_for_backward(current, state, output[2], *parameters)
     ctx.set_materialize_grads(False)
-    ctx.given = neuron, learnt, backend
+    ctx.given, ctx.has_state = (neuron, learnt, backend), state is not None
+    if backend == "triton":  # what was kept is enough: the currents' memory may be freed
+        current, state = current.new_empty(()).expand(current.shape), None
+    ctx.save_for_backward(current, state, output[2], *parameters)
     ctx.value_shapes = [value.shape for value in values]
 
 
@@ -122,7 +124,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _
     )
     grad_values = [sum_to(row, shape) for row, shape in zip(grad_rows, ctx.value_shapes, strict=True)]
     none = [None] * len(parameters)
-    return grad_current, None if state is None else grad_state, grad_values, none, *[None] * 4
+    return grad_current, grad_state if ctx.has_state else None, grad_values, none, *[None] * 4
 
 
 scan_op.register_autograd(_backward, setup_context=_setup_context)
@@ -148,9 +150,16 @@ def scan(
 
     state: [S, ...] or None. Returns the output and the last state.
     """
-    learnt = tuple(parameters)
-    values = compile_neuron(neuron, learnt).learnt_values(parameters) if learnt else []
-    keep = needs_gradient(current, state, *parameters.values())
-    detached = [parameter.detach() for parameter in parameters.values()]
-    output, final, _ = scan_op(current, state, values, detached, neuron.key, ",".join(learnt), backend, keep)
+    learnt, given = ",".join(parameters), list(parameters.values())
+    values = learnt_values(neuron.key, learnt, given) if given else []
+    keep = needs_gradient(current, state, *given)
+    detached = [parameter.detach() for parameter in given]
+    output, final, _ = scan_op(current, state, values, detached, neuron.key, learnt, backend, keep)
     return output, final
+
+
+@torch.compiler.allow_in_graph  # torch.compile need not look into the expressions of a neuron
+def learnt_values(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The neuron's constants that are made of learnt parameters, through which gradients flow to these."""
+    prepared, given = ready(neuron, learnt, parameters)
+    return prepared.learnt_values(given)

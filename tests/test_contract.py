@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from neuron_cases import OPTIONS, case, potentials
 
-from fastsnn import LIFParameters
+from fastsnn import LIF
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.contract import Measurement, require
 
-NEURON = LIFParameters(tau=2.0).options()
+NEURON = LIF(tau=2.0)
 
 
 def test_require_names_the_tensor_the_index_and_both_values() -> None:
@@ -90,17 +91,35 @@ def test_losses_agree_within_the_bound() -> None:
 def test_replay_of_the_reference_is_the_reference() -> None:
     generator = torch.Generator().manual_seed(0)
     current = torch.randn(9, 5, generator=generator, dtype=torch.float64) + 1
-    for neuron in (NEURON, LIFParameters(tau=3.0, v_reset=-0.2, decay_input=False, surrogate="erf").options()):
+    for neuron in (NEURON, LIF(tau=3.0, v_reset=-0.2, decay_input=False, surrogate="erf")):
         inputs = [current.clone().requires_grad_() for _ in range(2)]
-        ours = reference.lif(inputs[0], **neuron)
-        theirs = contract.replay(inputs[1], None, ours[0], **neuron)
-        for a, b in zip(ours, theirs, strict=True):
-            assert torch.equal(a, b)
+        ours, (v,) = reference.scan(inputs[0], neuron)
+        theirs, (their_v,) = contract.replay(inputs[1], neuron, None, ours)
+        assert torch.equal(ours, theirs)
+        assert torch.equal(v, their_v)
         gradients = [
-            torch.autograd.grad(outputs[0].square().sum() + outputs[1].sum(), x)[0]
-            for outputs, x in zip((ours, theirs), inputs, strict=True)
+            torch.autograd.grad(output.square().sum() + last.sum(), x)[0]
+            for output, last, x in ((ours, v, inputs[0]), (theirs, their_v, inputs[1]))
         ]
         torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+def test_a_trajectory_is_the_reference_that_fires_as_recorded() -> None:
+    """Whatever is recorded, and if a parameter learns."""
+    generator = torch.Generator().manual_seed(1)
+    current, v = torch.randn(9, 5, generator=generator) + 1, torch.rand(5, generator=generator)
+    spikes = (torch.rand(9, 5, generator=generator) < 0.5).float()
+    tau = torch.linspace(1.5, 4, 5)
+    for neuron, learnt in ((NEURON, {}), (LIF(v_reset=None), {}), (LIF(tau=3.0, v_reset=-0.2), {"tau": tau})):
+        path = contract.trajectory(current, neuron, (v,), spikes, learnt)
+        doubled = {name: value.double() for name, value in learnt.items()}
+        _, last = contract.replay(current.double(), neuron, (v.double(),), spikes, doubled)
+        torch.testing.assert_close(path.states, last, rtol=1e-14, atol=0)
+        state = (v.double(),)
+        for x, fired, distance in zip(current.double(), spikes, path.distance, strict=True):
+            h = potentials(neuron, x[None], *state, doubled)[0]
+            torch.testing.assert_close(distance, h - neuron.v_threshold, rtol=1e-13, atol=1e-15)
+            _, state = contract.replay(x[None], neuron, state, fired[None], doubled)
 
 
 def test_a_spike_may_differ_only_at_the_threshold() -> None:
@@ -113,24 +132,69 @@ def test_a_spike_may_differ_only_at_the_threshold() -> None:
         ([0, 1, 0], False, 1),
     ):
         recorded = torch.tensor([spikes], dtype=torch.float32)
-        membrane = contract.replay(current, None, recorded, **NEURON)[2]
-        found = contract.spikes_at_threshold(recorded, membrane, contract.membrane_bound(membrane, **NEURON), 1.0)
+        path = contract.trajectory(current, NEURON, None, recorded)
+        found = contract.spikes_at_threshold(recorded, path.distance, path.bound)
         assert (found.ok, found.explained) == (ok, explained)
-    assert not contract.spikes_at_threshold(recorded / 2, membrane, torch.ones(1, 3), 1.0).ok
-    assert not contract.spikes_at_threshold(recorded[0], membrane, torch.ones(1, 3), 1.0).ok
+    assert not contract.spikes_at_threshold(recorded / 2, path.distance, torch.ones(1, 3)).ok
+    assert not contract.spikes_at_threshold(recorded[0], path.distance, torch.ones(1, 3)).ok
 
 
-def test_membrane_bound_sums_decayed_errors() -> None:
-    """tau = 2: each step adds 4 eps |h| and half of 4 eps of the current's magnitude, and halves what was there."""
-    membrane = torch.tensor([[1.0], [0.5]], dtype=torch.float64)
-    eps = contract.EPS
-    bound = contract.membrane_bound(membrane, **NEURON)
-    assert bound.flatten().tolist() == pytest.approx([4 * eps, 4 * eps * (0.5 + 0.5)])
-    magnitude = torch.full((2, 1), 3.0, dtype=torch.float64)
-    bound = contract.membrane_bound(membrane, magnitude, 1e-3, **NEURON)
-    assert bound.flatten().tolist() == pytest.approx([4 * eps + 6e-3, 4 * eps + 9e-3])
-    whole = contract.membrane_bound(membrane[:1], magnitude[:1], 1e-3, **NEURON | {"decay_input": False})
-    assert whole.item() == pytest.approx(4 * eps + 12e-3)
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("v_reset", [0.0, None, -0.3])
+def test_bounds_sum_decayed_errors_of_currents(v_reset: float | None, decay_input: bool) -> None:
+    """tau = 2: each step adds its current's error, of which the leak takes a half at the next."""
+    generator = torch.Generator().manual_seed(2)
+    current, silent = torch.rand(40, 7, generator=generator), torch.zeros(40, 7)
+    neuron = LIF(v_reset=v_reset, decay_input=decay_input)
+    exact = contract.trajectory(current, neuron, None, silent)
+    magnitude = torch.full((40, 7), 3.0, dtype=torch.float64)
+    found = contract.trajectory(current, neuron, None, silent, None, magnitude, 1e-3)
+    gain = 0.5 if decay_input else 1.0
+    added = (found.bound - exact.bound)[:, 0].tolist()
+    expected = [4e-3 * 3 * gain * (2 - 0.5**t) for t in range(40)]  # 4 eps of the magnitude
+    assert added == pytest.approx(expected, rel=1e-9)
+    last = (found.state_bounds[0] - exact.state_bounds[0]).tolist()
+    assert last == pytest.approx([expected[-1]] * 7, rel=1e-9)
+
+
+def test_a_spike_ends_what_came_before() -> None:
+    """A hard reset forgets the potential's error, a soft one keeps it."""
+    current, fired = torch.full((1, 3), 3.0), torch.ones(1, 3)
+    hard, soft = (contract.trajectory(current, LIF(v_reset=v), None, fired).state_bounds[0] for v in (0.0, None))
+    assert float(hard.max()) <= contract.EPS * 1e-6
+    assert float(soft.min()) > contract.EPS
+
+
+def test_bounds_of_a_step_by_hand() -> None:
+    """tau = 3: x - v, its quotient, h and the distance are rounded, as are tau and the threshold."""
+    half = contract.EPS / 2
+    path = contract.trajectory(torch.tensor([[0.75]]), LIF(tau=3.0), (torch.tensor([0.25]),), torch.zeros(1, 1))
+    difference, quotient = 0.5, 0.5 / 3
+    h = 0.25 + quotient
+    of_h = half * (difference / 3 + 2 * quotient + h)
+    assert path.distance.item() == pytest.approx(h - 1, rel=1e-15)
+    assert path.bound.item() == pytest.approx(of_h + half * (1 + (1 - h)), rel=1e-12)
+    assert path.state_bounds[0].item() == pytest.approx(of_h, rel=1e-12)
+
+
+@pytest.mark.parametrize("tau", [2.0, 3.7])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_fp32_stays_within_the_bounds(options: dict, tau: float) -> None:
+    """At the threshold these are at most those of 4 eps of the potential a step: a bound that holds anything is none."""
+    current, v, *_ = case(60, 3, 31)
+    neuron = LIF(tau=tau, **options)
+    spikes, (last,) = reference.scan(current, neuron, (v,))
+    path = contract.trajectory(current, neuron, (v,), spikes)
+    contract.require(contract.close("v", last, path.states[0], path.state_bounds[0], "C3"))
+    distance = potentials(neuron, current, v) - neuron.v_threshold
+    contract.require(contract.close("distance", distance, path.distance, path.bound, "C3"))
+    simple, bounds = torch.zeros(3, 31, dtype=torch.float64), []
+    for h in path.distance + neuron.v_threshold:
+        simple = simple * (1 - 1 / tau) + 4 * contract.EPS * h.abs()
+        bounds.append(simple)
+    near = path.distance.abs() < 0.05
+    assert near.sum() > 100
+    assert (path.bound <= torch.stack(bounds))[near].all()
 
 
 def test_product_magnitude_counts_every_term() -> None:

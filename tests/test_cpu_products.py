@@ -49,6 +49,12 @@ def test_any_strides_and_axes(shape: tuple[int, int, int], library: bool) -> Non
     contract.require(*(contract.gradient_error(name, out, expected, expected) for name, out in found.items()))
 
 
+def test_a_bias_with_gaps(library: bool) -> None:
+    x, weight, bias = operands(7, 61, 13)
+    gaps = torch.stack([bias, -bias], 1)[:, 0]
+    contract.require(contract.same_bits("currents", products.linear(x, weight, gaps), products.linear(x, weight, bias)))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sums_of_whole_numbers_are_exact(shape: tuple[int, int, int], library: bool) -> None:
     x, weight, bias = ((4 * tensor).round() for tensor in operands(*shape))

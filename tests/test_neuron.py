@@ -1,17 +1,27 @@
-"""LIFParameters: what it accepts, and that each refusal names the argument, its value and what is allowed."""
+"""Neurons as values: what LIF and PLIF accept, that each refusal names the field, its value and what is allowed, and the
+text that names a neuron.
+"""
 
+import copy
 import dataclasses
 import math
+import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+import torch
 
-from fastsnn import LIFParameters
-from fastsnn.kernels.reference import SURROGATES
+from fastsnn import LIF, PLIF
+from fastsnn.kernels.neurons import SURROGATES
+from fastsnn.kernels.neurons.neuron import neuron_of
+from fastsnn.kernels.neurons.program import compile_neuron
+from fastsnn.kernels.neurons.surrogates import ALIASES
 
 
 def test_defaults_are_spikingjellys() -> None:
-    assert LIFParameters().options() == {
+    assert dataclasses.asdict(LIF()) == {
         "tau": 2.0,
         "v_threshold": 1.0,
         "v_reset": 0.0,
@@ -22,28 +32,38 @@ def test_defaults_are_spikingjellys() -> None:
     }
 
 
-@pytest.mark.parametrize(("surrogate", "alpha"), SURROGATES.items())
-def test_alpha_defaults_to_the_surrogates_own(surrogate: str, alpha: float) -> None:
-    assert LIFParameters(surrogate=surrogate).alpha == alpha
-    assert LIFParameters(surrogate=surrogate, alpha=7).alpha == 7.0
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_alpha_defaults_to_the_surrogates_own(surrogate: str) -> None:
+    assert LIF(surrogate=surrogate).alpha == SURROGATES[surrogate].alpha
+    assert LIF(surrogate=surrogate, alpha=7).alpha == 7.0
 
 
-@pytest.mark.parametrize(("alias", "name"), [("triangle", "piecewise_quadratic"), ("fast_sigmoid", "soft_sign")])
-def test_aliases(alias: str, name: str) -> None:
-    assert LIFParameters(surrogate=alias) == LIFParameters(surrogate=name)
+def test_aliases() -> None:
+    assert ALIASES["triangle"] == "piecewise_quadratic"
+    for alias, name in ALIASES.items():
+        assert LIF(surrogate=alias) == LIF(surrogate=name)
+
+
+def test_fast_sigmoid_is_snntorchs() -> None:
+    """A height of 1 whatever the slope is; soft_sign, of the same shape, is alpha / 2 high."""
+    assert "fast_sigmoid" not in ALIASES
+    assert LIF(surrogate="fast_sigmoid").alpha == 25.0
+    for slope in (25.0, 5.0):
+        assert float(SURROGATES["fast_sigmoid"].derivative(torch.zeros(()), slope)) == 1
+        assert float(SURROGATES["soft_sign"].derivative(torch.zeros(()), slope)) == slope / 2
 
 
 def test_integers_become_floats() -> None:
-    neuron = LIFParameters(tau=3, v_threshold=2, v_reset=-1, alpha=1)
+    neuron = LIF(tau=3, v_threshold=2, v_reset=-1, alpha=1)
     assert all(type(value) is float for value in (neuron.tau, neuron.v_threshold, neuron.v_reset, neuron.alpha))
 
 
 def test_it_is_frozen_hashable_and_a_round_trip() -> None:
-    neuron = LIFParameters(tau=4.0, v_reset=None)
+    neuron = LIF(tau=4.0, v_reset=None)
     with pytest.raises(dataclasses.FrozenInstanceError):
         neuron.tau = 3.0  # type: ignore[misc]
-    assert {neuron: 1}[LIFParameters(**neuron.options())] == 1
-    assert dataclasses.replace(neuron, tau=2.0) == LIFParameters(v_reset=None)
+    assert {neuron: 1}[LIF(**dataclasses.asdict(neuron))] == 1
+    assert dataclasses.replace(neuron, tau=2.0) == LIF(v_reset=None)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +79,8 @@ def test_it_is_frozen_hashable_and_a_round_trip() -> None:
         ({"v_threshold": 0.0}, ValueError, "v_threshold is 0.0; allowed: more than v_reset (0.0)"),
         ({"v_threshold": 0.5, "v_reset": 0.5}, ValueError, "v_threshold is 0.5; allowed: more than v_reset (0.5)"),
         ({"v_threshold": -1.0, "v_reset": None}, ValueError, "v_threshold is -1.0; allowed: more than v_reset (0.0)"),
-        ({"v_threshold": math.inf}, ValueError, "v_threshold is inf; allowed: a finite number"),
+        ({"v_threshold": -math.inf}, ValueError, "v_threshold is -inf; allowed: a finite number"),
+        ({"v_threshold": math.nan}, ValueError, "v_threshold is nan; allowed: a finite number"),
         ({"v_reset": "soft"}, TypeError, "v_reset is 'soft'; allowed: a number"),
         ({"v_reset": -math.inf}, ValueError, "v_reset is -inf; allowed: a finite number"),
         ({"decay_input": 1}, TypeError, "decay_input is 1; allowed: True or False"),
@@ -69,18 +90,17 @@ def test_it_is_frozen_hashable_and_a_round_trip() -> None:
         (
             {"surrogate": "relu"},
             ValueError,
-            "surrogate is 'relu'; allowed: atan, sigmoid, erf, piecewise_quadratic, soft_sign, rectangle, "
-            "triangle, fast_sigmoid",
+            f"surrogate is 'relu'; allowed: {', '.join([*SURROGATES, *ALIASES])}",
         ),
-        ({"surrogate": None}, ValueError, "surrogate is None; allowed: atan"),
-        ({"surrogate": ["atan"]}, ValueError, "surrogate is ['atan']; allowed: atan"),
+        ({"surrogate": None}, TypeError, "surrogate is None; allowed: text"),
+        ({"surrogate": ["atan"]}, TypeError, "surrogate is ['atan']; allowed: text"),
     ],
 )
 def test_refusals_name_argument_value_and_allowed(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:
-        LIFParameters(**arguments)
+        LIF(**arguments)
     assert str(caught.value).startswith(message)
 
 
@@ -91,8 +111,54 @@ def test_refusals_name_argument_value_and_allowed(
         {"v_threshold": 1e-9},
         {"v_reset": 0.999},
         {"v_reset": None, "v_threshold": 1e-3},
+        {"v_threshold": math.inf},
         {"alpha": 1e-3},
     ],
 )
 def test_values_next_to_the_limits_are_accepted(arguments: dict[str, Any]) -> None:
-    LIFParameters(**arguments)
+    LIF(**arguments)
+
+
+def test_an_infinite_threshold_makes_a_read_out() -> None:
+    readout = LIF(v_threshold=math.inf)
+    assert (readout.spikes, LIF().spikes) == (False, True)
+    assert neuron_of(readout.key) == readout
+    assert compile_neuron(readout).kept == 0
+
+
+def test_plif_learns_what_makes_tau() -> None:
+    """1 / tau = sigmoid(w), by the paper."""
+    assert PLIF(tau=3.0).w == pytest.approx(-math.log(2), rel=1e-15)
+    assert PLIF(tau=3.0).learns == ("w",)
+    assert PLIF(w=0.25).w == 0.25
+    with pytest.raises(ValueError, match="tau is 1.0; allowed: more than 1"):
+        PLIF(tau=1.0)
+
+
+NEURONS = [LIF(), LIF(tau=3, v_reset=None, surrogate="erf", alpha=0.3), PLIF(v_reset=-0.5), LIF(v_threshold=math.inf)]
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
+def test_copies_have_the_same_key(neuron: LIF) -> None:
+    for twin in (copy.copy(neuron), copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
+        assert twin == neuron
+        assert twin.key == neuron.key
+    assert neuron_of(neuron.key) == neuron
+
+
+def test_a_key_and_a_pickle_are_enough_for_a_new_process() -> None:
+    code = """
+import pickle, sys
+from fastsnn.kernels.neurons.neuron import neuron_of
+pickled, *keys = eval(sys.stdin.read())
+print([neuron_of(key).key for key in keys] == keys, [neuron_of(neuron.key) == neuron for neuron in pickle.loads(pickled)])
+"""
+    given = repr([pickle.dumps(NEURONS), *(neuron.key for neuron in NEURONS[:3])])
+    done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == f"True {[True] * 4}", done.stderr
+
+
+@pytest.mark.parametrize("key", ["nothing:LIF()", "fastsnn.kernels.neurons.lif:Missing()", "os:system('true')", "LIF"])
+def test_a_key_that_names_no_neuron(key: str) -> None:
+    with pytest.raises(ValueError, match="neuron is .*; allowed: module:Class"):
+        neuron_of(key)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from lif_cases import DEVICE, OPCHECK, leaves
+from neuron_cases import DEVICE, OPCHECK, leaves
 from torch import Tensor, nn
 
 import fastsnn
-from fastsnn import LinearLIF, PackedSpikes, linear_lif
+from fastsnn import LinearLIF, PackedSpikes, linear
 from fastsnn.kernels import contract, packed, philox
 
 BACKENDS = [("torch", "auto"), ("triton", "fused"), ("triton", "library")] + [("numba", "auto")] * (
@@ -91,9 +91,9 @@ def test_packed_spikes_of_any_length(path: str, steps: int) -> None:
     x, weight = draw(steps, 2, K), torch.randint(-4, 7, (N, K), generator=torch.Generator().manual_seed(7)) / 8
     options: dict[str, Any] = {"backend": "triton", "path": path}
     for leaf in (weight.to(DEVICE), weight.to(DEVICE).requires_grad_()):
-        spikes, v = linear_lif(x, leaf, **options)
-        found, packed_v = linear_lif(PackedSpikes.pack(x), leaf, packed=True, **options)
-        same("outcome", (found.words, found.unpack(), packed_v), (philox.pack(spikes), spikes, v))
+        spikes, state = linear(x, leaf, **options)
+        found, packed_state = linear(PackedSpikes.pack(x), leaf, packed=True, **options)
+        same("outcome", (found.words, found.unpack(), packed_state["v"]), (philox.pack(spikes), spikes, state["v"]))
 
 
 @pytest.mark.parametrize(("backend", "path"), BACKENDS)
@@ -103,7 +103,7 @@ def test_packed_input_and_its_gradient(backend: str, path: str) -> None:
     results = []
     for pack in (False, True):
         x, leaf = leaves(draw(T, B, K), weight)
-        spikes, _ = linear_lif(PackedSpikes.pack(x) if pack else x, leaf, backend=backend, path=path)
+        spikes, _ = linear(PackedSpikes.pack(x) if pack else x, leaf, backend=backend, path=path)
         results.append((spikes, *torch.autograd.grad(spikes, (x, leaf), upstream)))
     same("result", *results)
 
@@ -174,4 +174,4 @@ BAD = [
 @pytest.mark.parametrize(("x", "error", "said"), BAD)
 def test_words_that_do_not_fit_are_refused(x: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        linear_lif(x, torch.zeros(N, K))
+        linear(x, torch.zeros(N, K))

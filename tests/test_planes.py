@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from lif_cases import DEVICE
+from neuron_cases import DEVICE
 from torch import Tensor
 
 from fastsnn.kernels import contract
 from fastsnn.kernels.triton import INTERPRETED, planes, tl
-from fastsnn.kernels.triton.linear_lif_forward import choose_tile
+from fastsnn.kernels.triton.linear_forward import choose_tile
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (130, 67, 131), (7, 129, 300)]
 """M, N and K: one, odd, over one tile in each direction."""

@@ -5,28 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from lif_cases import OPTIONS, case, gradients, leaves, neuron, require_gradients
+from neuron_cases import OPTIONS, case, gradients, leaves, potentials, require_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastsnn import spikingjelly
-from fastsnn.kernels.reference import (
-    SURROGATES,
-    charge,
-    lif,
-    linear_lif,
-    rate_loss,
-    surrogate_derivative,
-    surrogate_primitive,
-)
+from fastsnn import LIF, spikingjelly
+from fastsnn.kernels.neurons import SURROGATES
+from fastsnn.kernels.neurons.language import precision
+from fastsnn.kernels.reference import linear, on_tensors, rate_loss, scan
 
-NAMES_IN_SPIKINGJELLY = {
-    "atan": "ATan",
-    "sigmoid": "Sigmoid",
-    "erf": "Erf",
-    "piecewise_quadratic": "PiecewiseQuadratic",
-    "soft_sign": "SoftSign",
-}
+THEIRS = {name: row.spikingjelly for name, row in SURROGATES.items() if row.spikingjelly}
+"""Our surrogates -> SpikingJelly's."""
 
 
 # Every number below was worked out by hand from the three equations; all are exact in fp32.
@@ -62,8 +51,8 @@ TRACES = {
 def test_hand_computed_trace(
     changes: dict[str, Any], current: list[float], membrane: list[float], spikes: list[int], final: float
 ) -> None:
-    s, v, h = lif(torch.tensor(current), **neuron(**changes))
-    assert h.tolist() == membrane
+    s, (v,) = scan(torch.tensor(current), LIF(**changes))
+    assert potentials(LIF(**changes), torch.tensor(current)).tolist() == membrane
     assert s.tolist() == spikes
     assert v.item() == final
 
@@ -83,26 +72,27 @@ def test_hand_computed_trace(
 def test_hand_computed_gradient(changes: dict[str, Any], expected: list[float]) -> None:
     """h0 = 0.75 and h1 are within half a unit of the threshold, where rectangle's derivative is 1."""
     current = torch.tensor([0.75, 0.75] if changes.get("decay_input") is False else [1.5, 1.5], requires_grad=True)
-    lif(current, **neuron(surrogate="rectangle", **changes))[0].sum().backward()
+    scan(current, LIF(surrogate="rectangle", **changes))[0].sum().backward()
     assert current.grad is not None
     assert current.grad.tolist() == expected
 
 
-def test_v_init_continues_a_run() -> None:
-    current = torch.rand(7, 2, 3, generator=torch.Generator().manual_seed(0)) * 3
-    spikes, v, h = lif(current, **neuron(v_reset=-0.3))
-    first, v_between, h_first = lif(current[:3], **neuron(v_reset=-0.3))
-    second, v_last, h_second = lif(current[3:], v_between, **neuron(v_reset=-0.3))
+def test_a_state_continues_a_run() -> None:
+    current, neuron = torch.rand(7, 2, 3, generator=torch.Generator().manual_seed(0)) * 3, LIF(v_reset=-0.3)
+    spikes, (v,) = scan(current, neuron)
+    first, between = scan(current[:3], neuron)
+    second, (last,) = scan(current[3:], neuron, between)
+    h = potentials(neuron, current[:3]), potentials(neuron, current[3:], *between)
     assert torch.equal(torch.cat([first, second]), spikes)
-    assert torch.equal(torch.cat([h_first, h_second]), h)
-    assert torch.equal(v_last, v)
+    assert torch.equal(torch.cat(h), potentials(neuron, current))
+    assert torch.equal(last, v)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtype_is_kept(dtype: torch.dtype) -> None:
-    outputs = lif(torch.full((3, 2), 2.0, dtype=dtype), **neuron())
-    assert all(output.dtype == dtype for output in outputs)
-    assert outputs[0].eq(1).all()
+    spikes, (v,) = scan(torch.full((3, 2), 2.0, dtype=dtype), LIF())
+    assert (spikes.dtype, v.dtype) == (dtype, dtype)
+    assert spikes.eq(1).all()
 
 
 @pytest.mark.parametrize(
@@ -122,10 +112,13 @@ def test_dtype_is_kept(dtype: torch.dtype) -> None:
         ("rectangle", 1.0, 0.0, 1.0),
         ("rectangle", 2.0, 0.24, 2.0),
         ("rectangle", 2.0, 0.25, 0.0),
+        ("fast_sigmoid", 25.0, 0.0, 1.0),
+        ("fast_sigmoid", 25.0, 0.04, 0.25),
     ],
 )
 def test_surrogate_values(surrogate: str, alpha: float, x: float, expected: float) -> None:
-    both_sides = surrogate_derivative(torch.tensor([x, -x], dtype=torch.float64), surrogate, alpha)
+    with precision(torch.float64):
+        both_sides = SURROGATES[surrogate].derivative(torch.tensor([x, -x], dtype=torch.float64), alpha)
     assert both_sides.tolist() == pytest.approx([expected, expected], rel=1e-14, abs=0)
 
 
@@ -133,56 +126,55 @@ def test_surrogate_values(surrogate: str, alpha: float, x: float, expected: floa
 @pytest.mark.parametrize("alpha", [0.7, 3.0])
 def test_derivative_is_that_of_the_primitive(surrogate: str, alpha: float) -> None:
     x = torch.linspace(-2.01, 2, 402, dtype=torch.float64, requires_grad=True)
-    step = surrogate_primitive(x, surrogate, alpha)
+    row = SURROGATES[surrogate]
+    step = row.primitive(x, alpha)
     (slope,) = torch.autograd.grad(step.sum(), x)
-    torch.testing.assert_close(slope, surrogate_derivative(x.detach(), surrogate, alpha), rtol=1e-12, atol=1e-14)
+    with precision(torch.float64):
+        torch.testing.assert_close(slope, row.derivative(x.detach(), alpha), rtol=1e-12, atol=1e-14)
     assert step.diff().ge(0).all()
-    far = surrogate_primitive(torch.tensor([-1e9, 0.0, 1e9], dtype=torch.float64), surrogate, alpha)
-    assert far.tolist() == pytest.approx([0, 0.5, 1], abs=1e-8)
-
-
-def test_unknown_surrogate_is_named() -> None:
-    for function in (surrogate_derivative, surrogate_primitive):
-        with pytest.raises(ValueError, match=r"surrogate is 'step'; allowed: atan, .*rectangle"):
-            function(torch.zeros(1), "step", 1.0)
+    far = row.primitive(torch.tensor([-1e9, 0.0, 1e9], dtype=torch.float64), alpha)
+    # fast_sigmoid's slope is at most 1 whatever alpha is, so its step is 2 / alpha high.
+    expected = [0.5 - 1 / alpha, 0.5, 0.5 + 1 / alpha] if surrogate == "fast_sigmoid" else [0, 0.5, 1]
+    assert far.tolist() == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_gradcheck_of_the_smooth_form(surrogate: str, options: dict[str, Any]) -> None:
     """Finite differences in float64 of the network whose step is the surrogate's primitive."""
-    options = neuron(tau=2.3, surrogate=surrogate, alpha=SURROGATES[surrogate] * 0.8, **options)
+    neuron = LIF(tau=2.3, surrogate=surrogate, alpha=SURROGATES[surrogate].alpha * 0.8, **options)
     generator = torch.Generator().manual_seed(1)
     current = torch.rand(3, 2, dtype=torch.float64, generator=generator) * 3 - 0.5
-    v_init = torch.rand(2, dtype=torch.float64, generator=generator)
-    if options["detach_reset"]:
+    v = torch.rand(2, dtype=torch.float64, generator=generator)
+    if neuron.detach_reset:
         # The gradient leaves the reset out, so finite differences must hold it where it was.
-        fired = lif(current, v_init, smooth=True, **options)[0]
+        fired = scan(current, neuron, (v,), smooth=True)[0]
 
         def run(x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-            return frozen_reset(x, v, fired, **options)
+            return frozen_reset(x, v, fired, neuron)
 
-        inputs = (current.clone().requires_grad_(), v_init.clone().requires_grad_())
-        ours = torch.autograd.grad(weighted(lif(*inputs, smooth=True, **options)), inputs)
+        inputs = leaves(current, v)
+        output, (last,) = scan(inputs[0], neuron, inputs[1:], smooth=True)
+        ours = torch.autograd.grad(weighted((output, last)), inputs)
         theirs = torch.autograd.grad(weighted(run(*inputs)), inputs)
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
     else:
 
         def run(x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-            return lif(x, v, smooth=True, **options)
+            output, last = scan(x, neuron, (v,), smooth=True)
+            return output, *last
 
-    assert torch.autograd.gradcheck(run, (current.requires_grad_(), v_init.requires_grad_()))
+    assert torch.autograd.gradcheck(run, (current.requires_grad_(), v.requires_grad_()))
 
 
-def frozen_reset(current: Tensor, v: Tensor, fired: Tensor, **options: Any) -> tuple[Tensor, ...]:
+def frozen_reset(current: Tensor, v: Tensor, fired: Tensor, neuron: LIF) -> tuple[Tensor, ...]:
     """The smooth LIF whose reset reads ``fired`` instead of its own spikes."""
-    spikes, membrane = [], []
+    spikes, bound = [], on_tensors(neuron, current)
     for x, reset in zip(current, fired, strict=True):
-        h = charge(x, v, options["tau"], options["v_reset"], options["decay_input"])
-        spikes.append(surrogate_primitive(h - options["v_threshold"], options["surrogate"], options["alpha"]))
-        v = h - reset * options["v_threshold"] if options["v_reset"] is None else h + reset * (options["v_reset"] - h)
-        membrane.append(h)
-    return torch.stack(spikes), v, torch.stack(membrane)
+        h = bound.charge(x, v)  # type: ignore[attr-defined]
+        spikes.append(neuron.surrogate_row.primitive(h - neuron.v_threshold, neuron.alpha))
+        v = h - reset * neuron.v_threshold if neuron.v_reset is None else h + reset * (neuron.v_reset - h)
+    return torch.stack(spikes), v
 
 
 def weighted(outputs: tuple[Tensor, ...]) -> Tensor:
@@ -193,42 +185,40 @@ def weighted(outputs: tuple[Tensor, ...]) -> Tensor:
     )  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("surrogate", NAMES_IN_SPIKINGJELLY)
+@pytest.mark.parametrize("surrogate", THEIRS)
 @pytest.mark.parametrize("tau", [2.0, 3.7])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_same_as_spikingjelly(surrogate: str, tau: float, options: dict[str, Any]) -> None:
     """Spikes and v bit for bit, gradients under C4, against its torch LIFNode in training mode."""
-    options = neuron(tau=tau, surrogate=surrogate, **options)
+    neuron = LIF(tau=tau, surrogate=surrogate, **options)
     current, v_init, *upstream = inputs = case(20, 3, 31)
     ours, theirs = leaves(current, v_init), leaves(current, v_init)
-    spikes, v, _ = lif(*ours, **options)
-    node = spikingjelly_node(**options)
+    spikes, (v,) = scan(ours[0], neuron, ours[1:])
+    library = spikingjelly.library()
+    node = library.neurons.LIFNode(
+        tau, surrogate_function=getattr(library.surrogates, THEIRS[surrogate])(neuron.alpha), step_mode="m", **options
+    )
     node.v = theirs[1]
     their_spikes = node(theirs[0])
     assert 0.05 < spikes.mean() < 0.95
     assert torch.equal(spikes, their_spikes)
     assert torch.equal(v, node.v)
-    require_gradients(gradients((spikes, v), ours, *upstream), spikes, *inputs, **options)
-    require_gradients(gradients((their_spikes, node.v), theirs, *upstream), spikes, *inputs, **options)
-
-
-def spikingjelly_node(surrogate: str, alpha: float, **options: Any) -> Any:
-    library = spikingjelly.library()
-    function = getattr(library.surrogates, NAMES_IN_SPIKINGJELLY[surrogate])(alpha)
-    return library.neurons.LIFNode(surrogate_function=function, step_mode="m", **options)
+    require_gradients(gradients((spikes, v), ours, *upstream), spikes, *inputs, neuron=neuron)
+    require_gradients(gradients((their_spikes, node.v), theirs, *upstream), spikes, *inputs, neuron=neuron)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_lif_is_a_product_and_lif(bias: bool) -> None:
+def test_linear_is_a_product_and_a_scan(bias: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     x = (torch.rand(6, 2, 5, generator=generator) < 0.4).float()
     weight = torch.randn(7, 5, generator=generator)
     b = torch.randn(7, generator=generator) if bias else None
     current = torch.einsum("tbk,nk->tbn", x, weight) + (b if bias else 0.0)
-    results = linear_lif(x, weight, b, torch.full((2, 7), 0.25), **neuron(tau=3.0))
-    expected = lif(current, torch.full((2, 7), 0.25), **neuron(tau=3.0))
-    assert torch.equal(results[0], expected[0])
-    torch.testing.assert_close(results[1:], expected[1:])
+    state = (torch.full((2, 7), 0.25),)
+    spikes, last = linear(x, weight, b, LIF(tau=3.0), state)
+    expected, expected_last = scan(current, LIF(tau=3.0), state)
+    assert torch.equal(spikes, expected)
+    torch.testing.assert_close(last, expected_last)
 
 
 SPIKES = torch.tensor(

@@ -191,7 +191,10 @@ def where(condition: Operand, a: Operand, b: Operand) -> Value:
         if condition.op not in CONDITIONS:
             _refuse("asks where() for something that is no comparison")
         return arithmetic("where", condition, a, b)
-    return torch.where(condition, a, b)  # type: ignore[arg-type, return-value]
+    yes, no = (torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else torch.float64) for x in (a, b))
+    chosen = torch.where(condition, yes, no)
+    # Doubles of no axes give way to the precision of an operand with axes; between two of them none is said.
+    return chosen if yes.dim() or no.dim() else chosen.to(_precision.get() or torch.get_default_dtype())
 
 
 def select(spike: Operand, on: Operand, off: Operand) -> Value:
@@ -238,11 +241,10 @@ def reciprocal(x: Operand) -> Value:
 def _applied(op: str, *operands: Operand) -> Value:
     if any(isinstance(operand, Value) for operand in operands):
         return arithmetic(op, *operands)
-    like = next((operand for operand in operands if isinstance(operand, Tensor)), torch.zeros((), dtype=torch.float64))
-    tensors = [
-        x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in operands
-    ]
-    return TORCH[op](*tensors)  # type: ignore[return-value]
+    like = next((x for x in operands if isinstance(x, Tensor)), None)
+    if like is None:  # of numbers alone it is a number
+        return TORCH[op](*(torch.tensor(x, dtype=torch.float64) for x in operands)).item()  # type: ignore[return-value]
+    return TORCH[op](*(x if isinstance(x, Tensor) else like.new_tensor(x) for x in operands))  # type: ignore[return-value]
 
 
 TORCH: dict[str, Callable[..., Tensor]] = {
@@ -300,6 +302,19 @@ def firing(rule: FiringRule) -> Iterator[None]:
         yield
     finally:
         _firing_rule.reset(token)
+
+
+_precision: ContextVar[torch.dtype | None] = ContextVar("precision", default=None)
+
+
+@contextmanager
+def precision(dtype: torch.dtype) -> Iterator[None]:
+    """Let steps on torch tensors compute in ``dtype`` if only numbers and parameters say in what."""
+    token = _precision.set(dtype)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
 
 
 def spike(distance: Operand, surrogate: "Surrogate", alpha: Operand) -> Value:

@@ -50,6 +50,11 @@ class LIF(Resetting):
         super().__post_init__()
         self.require("tau", self.tau, "more than 1 (time steps)", self.tau > 1)
 
+    def learnable(self) -> tuple[str, ...]:
+        names = super().learnable()
+        # Neurons that rest at 0 charge by an expression without v_reset.
+        return tuple(name for name in names if name != "v_reset") if self.rests_at_zero else names
+
     def share(self) -> Operand:
         """Part of the distance from rest that leaks away in a step."""
         return 1 / self.tau
@@ -96,6 +101,9 @@ class PLIF(LIF):
         if self.w is None and isinstance(self.tau, (int, float)) and self.tau > 1:
             object.__setattr__(self, "w", -math.log(self.tau - 1))
         super().__post_init__()
+
+    def learnable(self) -> tuple[str, ...]:
+        return tuple(name for name in super().learnable() if name != "tau")
 
     def share(self) -> Operand:
         assert self.w is not None

@@ -14,6 +14,7 @@ A field of floats is a parameter: a number, or a tensor that learns. Every other
 ``if``, and each combination of options is compiled once.
 """
 
+import ast
 import copy
 import dataclasses
 import importlib
@@ -22,6 +23,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from fastsnn.kernels.neurons import language
@@ -63,6 +65,10 @@ class Neuron:
         self.__dict__["_values"] = {name: value for name, value in values.items() if value is not None}
         self.__dict__["key"] = _key(self)
 
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self.__dict__["key"] = _key(self)  # another process hasn't met it yet
+
     _values: ClassVar[dict[str, float]]
     key: ClassVar[str]
     """Text that names this very neuron, as an operator of torch takes it; :func:`neuron_of` is the way back."""
@@ -102,6 +108,10 @@ class Neuron:
     def parameters(self) -> dict[str, float]:
         """Name -> value of its parameters: its fields of floats."""
         return self._values
+
+    def learnable(self) -> tuple[str, ...]:
+        """Parameters that may learn: those with a gradient."""
+        return tuple(name for name in self.parameters() if name != "alpha")
 
     def with_values(self, values: Mapping[str, Operand]) -> "Neuron":
         """The same neuron on other operands: ``step`` sees ``values`` (tensors, or nodes of a graph) as its fields."""
@@ -163,10 +173,28 @@ _neurons: dict[str, Neuron] = {}
 
 
 def neuron_of(key: str) -> Neuron:
-    """The neuron that ``key`` names; it was made in this process, or its class is a module's."""
-    if key not in _neurons:
-        module, _, text = key.partition(":")
-        name, _, fields = text.partition("(")
-        kind = getattr(importlib.import_module(module), name)
-        kind(**eval(f"dict({fields}", {"__builtins__": {"dict": dict}, "inf": math.inf}))
-    return _neurons[key]
+    """The neuron that ``key`` names; it was made in this process, or its class can be imported.
+
+    Raises ValueError for any other text.
+    """
+    return _neurons.get(key) or _read(key)
+
+
+def _read(key: str) -> Neuron:
+    module, _, text = key.partition(":")
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("it has no fields")
+        kind = attrgetter(ast.unparse(call.func))(importlib.import_module(module))
+        if not (isinstance(kind, type) and issubclass(kind, Neuron)):
+            raise ValueError(f"{ast.unparse(call.func)} is no neuron")
+        fields = {str(field.arg): _literal(field.value) for field in call.keywords}
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        allowed = "module:Class(field=value, ...) of a neuron's class that can be imported"
+        raise ValueError(f"neuron is {key!r}; allowed: {allowed} ({error})") from error
+    return kind(**fields)
+
+
+def _literal(value: ast.expr) -> object:
+    return math.inf if isinstance(value, ast.Name) and value.id == "inf" else ast.literal_eval(value)

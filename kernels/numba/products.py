@@ -42,4 +42,5 @@ def _empty_output(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # A weight with gaps between its rows or columns falls to oneDNN's reference code, a thousand times slower.
     dense = weight if weight.T.is_contiguous() else weight.contiguous()
-    return torch.ops.mkldnn._linear_pointwise(x, dense, bias, "none", [], "")
+    # oneDNN reads a bias without regard to its stride.
+    return torch.ops.mkldnn._linear_pointwise(x, dense, None if bias is None else bias.contiguous(), "none", [], "")

@@ -1,4 +1,4 @@
-"""Linear + LIF in Triton as torch has it: the choice of a path, graphs, autocast, modules, what is refused."""
+"""Layers as torch has them: the choice of a path in Triton, graphs, autocast, modules, what is refused."""
 
 import copy
 import pickle
@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from lif_cases import DEVICE, OPCHECK, leaves, linear_case, neuron
+from neuron_cases import DEVICE, OPCHECK, leaves, linear_case
 from spikingjelly.activation_based import layer as sj_layer
 from spikingjelly.activation_based import neuron as sj_neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import nn
 
-from fastsnn import LIFParameters, LinearLIF
-from fastsnn import linear_lif as public_linear_lif
+import fastsnn
+from fastsnn import LIF, LinearLIF, backends
+from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import contract
-from fastsnn.kernels.triton import linear_lif, planes
+from fastsnn.kernels.linear import linear, linear_op
+from fastsnn.kernels.triton import linear as triton_linear
+from fastsnn.kernels.triton import planes
 
 PATHS = ("fused", "library")
 
@@ -42,21 +45,21 @@ def test_the_path_is_chosen_by_k(
     x = torch.empty(1, 1, 1, dtype=torch.uint8 if spikes else torch.float32)
     for K, expected in ((largest, "fused"), (largest + 1, "library" if largest < 10**6 else "fused")):
         weight = torch.empty(3, K, dtype=torch.float16 if half else torch.float32, device="meta")
-        assert linear_lif.choose_path("auto", x, weight) == expected
-        assert [linear_lif.choose_path(path, x, weight) for path in PATHS] == list(PATHS)
+        assert triton_linear.choose_path("auto", x, weight) == expected
+        assert [triton_linear.choose_path(path, x, weight) for path in PATHS] == list(PATHS)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_the_path_that_is_asked_for_runs(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the function and the module, forward and backward."""
     ran = []
-    for module, name in ((linear_lif, "linear_lif_forward"), (linear_lif, "library_forward"), (planes, "matmul")):
+    for module, name in ((triton_linear, "linear_forward"), (triton_linear, "_library_forward"), (planes, "matmul")):
         call = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, call=call, name=name: (ran.append(name), call(*a))[1])
     x, weight, *_ = (tensor.to(DEVICE) for tensor in linear_case(3, 2, 7, 4))
-    spikes, _ = public_linear_lif(x, weight.requires_grad_(), backend="triton", path=path)
+    spikes, _ = fastsnn.linear(x, weight.requires_grad_(), backend="triton", path=path)
     spikes.sum().backward()
-    forward, backward = f"{path}_forward" if path == "library" else "linear_lif_forward", ["matmul"] * (path == "fused")
+    forward, backward = "_library_forward" if path == "library" else "linear_forward", ["matmul"] * (path == "fused")
     assert ran == [forward, *backward]
     LinearLIF(7, 4, backend="triton", path=path, device=DEVICE)(x)
     assert ran == [forward, *backward, forward]
@@ -65,21 +68,19 @@ def test_the_path_that_is_asked_for_runs(path: str, monkeypatch: pytest.MonkeyPa
 def test_unknown_paths_are_refused() -> None:
     x, weight, *_ = linear_case(3, 2, 7, 4)
     with pytest.raises(ValueError, match="path is 'cublas'; backend triton allows: auto, fused, library"):
-        public_linear_lif(x.to(DEVICE), weight.to(DEVICE), backend="triton", path="cublas")
-    with pytest.raises(ValueError, match="path is 'cublas'; allowed: auto, fused, library"):
-        linear_lif.linear_lif(x.to(DEVICE), weight.to(DEVICE), path="cublas", **neuron())
+        fastsnn.linear(x.to(DEVICE), weight.to(DEVICE), backend="triton", path="cublas")
     with pytest.raises(ValueError, match="path is 'fused'; backend torch allows: auto"):
-        public_linear_lif(x, weight, backend="torch", path="fused")
+        fastsnn.linear(x, weight, backend="torch", path="fused")
 
 
 def test_the_librarys_precision_is_put_back() -> None:
     settings = torch.backends.cuda.matmul
     name = "fp32_precision" if hasattr(settings, "fp32_precision") else "allow_tf32"
     before = getattr(settings, name)
-    with linear_lif.full_precision(DEVICE):
+    with triton_linear.full_precision(DEVICE):
         assert getattr(settings, name) in ("ieee", False)
     assert getattr(settings, name) == before
-    with pytest.raises(RuntimeError, match="cannot be multiplied"), linear_lif.full_precision(DEVICE):
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), triton_linear.full_precision(DEVICE):
         torch.mm(torch.ones(2, 3), torch.ones(2, 3))
     assert getattr(settings, name) == before
 
@@ -87,15 +88,17 @@ def test_the_librarys_precision_is_put_back() -> None:
 @OPCHECK
 @pytest.mark.parametrize("path", PATHS)
 def test_operator_passes_opcheck(path: str) -> None:
-    x, weight, bias, v_init, *_ = (tensor.to(DEVICE) for tensor in linear_case(4, 2, 5, 3))
-    run = linear_lif.linear_lif_op
-    torch.library.opcheck(run, (*leaves(x, weight, bias, v_init), None, 4, False, True, path), neuron(v_reset=None))
+    x, weight, bias, v, *_ = (tensor.to(DEVICE) for tensor in linear_case(4, 2, 5, 3))
+    soft, hard, rest = LIF(v_reset=None).key, LIF().key, LIF(v_reset=-0.3).key
+    inputs = (*leaves(x, weight, bias, v[None]), None, [], [], 4)
+    torch.library.opcheck(linear_op, (*inputs, False, True, path, soft, "", "triton"))
     # opcheck adds up outputs, and fails where the first is of integers; a compiled network is in test_packed.py.
     utils = ("test_schema", "test_autograd_registration", "test_faketensor")
     words, carrier = torch.zeros(1, 2, 5, dtype=torch.int32, device=DEVICE), torch.zeros(4, 2, 5, device=DEVICE)
-    arguments = (words, *leaves(weight), None, None, *leaves(carrier), 4, True, True, path)
-    torch.library.opcheck(run, arguments, neuron(), test_utils=utils)
-    torch.library.opcheck(run, (x > 0, weight, bias, None, None, 4, False, False, path), neuron(v_reset=-0.3))
+    packed = (words, *leaves(weight), None, None, *leaves(carrier), [], [], 4)
+    torch.library.opcheck(linear_op, (*packed, True, True, path, hard, "", "triton"), test_utils=utils)
+    silent = (x > 0, weight, bias, None, None, [], [], 4)
+    torch.library.opcheck(linear_op, (*silent, False, False, path, rest, "", "triton"))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -118,16 +121,16 @@ def test_a_compiled_network(path: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast(dtype: torch.dtype, path: str) -> None:
     """As in nn.Linear the product is in autocast's dtype; the result is that of operands which were rounded to it."""
-    x, weight, bias, v_init, grad_spikes, _ = (tensor.to(DEVICE) for tensor in linear_case(9, 3, 17, 19))
+    x, weight, bias, v, grad_spikes, _ = (tensor.to(DEVICE) for tensor in linear_case(9, 3, 17, 19))
     results = []
     for cast in (True, False):
         inputs = leaves(x, weight, bias)
         operands = inputs if cast else tuple(tensor.to(dtype) for tensor in inputs)
         with torch.autocast(DEVICE.type, dtype, enabled=cast):
-            spikes, v = public_linear_lif(*operands, v_init=v_init, backend="triton", path=path)
+            spikes, last = fastsnn.linear(*operands, state={"v": v}, backend="triton", path=path)
             # PyTorch advises against a backward pass in here; it must be right all the same.
             grads = torch.autograd.grad(spikes, inputs, grad_spikes.to(dtype))
-        results.append((spikes, v, *grads))
+        results.append((spikes, last["v"], *grads))
     assert [tensor.dtype for tensor in results[0]] == [dtype] + 4 * [torch.float32]
     contract.require(*(contract.same_bits(str(i), *pair) for i, pair in enumerate(zip(*results, strict=True))))
 
@@ -137,7 +140,7 @@ def test_a_backward_pass_under_autocast(path: str) -> None:
     """Forward outside of it: its products are those of fp32."""
     x, weight, _, _, grad_spikes, _ = (tensor.to(DEVICE) for tensor in linear_case(9, 3, 17, 19))
     inputs = leaves(x, weight)
-    spikes, _ = linear_lif.linear_lif(*inputs, path=path, **neuron())
+    spikes, _ = linear(*inputs, None, LIF(), None, {}, "triton", path=path)
     expected = torch.autograd.grad(spikes, inputs, grad_spikes, retain_graph=True)
     with torch.autocast(DEVICE.type, torch.bfloat16):
         found = torch.autograd.grad(spikes, inputs, grad_spikes)
@@ -145,7 +148,7 @@ def test_a_backward_pass_under_autocast(path: str) -> None:
 
 
 def test_modules_are_copied_pickled_and_called_with_other_weights() -> None:
-    options: dict[str, Any] = {"neuron": LIFParameters(tau=3.0), "backend": "triton", "path": "library", "packed": True}
+    options: dict[str, Any] = {"neuron": LIF(tau=3.0), "backend": "triton", "path": "library", "packed": True}
     net, x = LinearLIF(7, 4, device=DEVICE, **options), 3 * linear_case(5, 2, 7, 4)[0].to(DEVICE)
     expected = net(x)
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
@@ -180,15 +183,23 @@ def test_weights_of_spikingjellys_pair() -> None:
 
 def test_refusals() -> None:
     x, weight, *_ = (tensor.to(DEVICE) for tensor in linear_case(3, 2, 7, 4))
-    with pytest.raises(TypeError, match="weight has dtype int8; backend triton allows: float32, float16, bfloat16"):
-        linear_lif.linear_lif(x, weight.to(torch.int8), **neuron())
-    with pytest.raises(TypeError, match="x has dtype float64; backend triton allows"):
-        linear_lif.linear_lif(x.double(), weight, **neuron())
+    with pytest.raises(TypeError, match="weight has dtype int8; allowed: float32, float64, float16, bfloat16"):
+        fastsnn.linear(x, weight.to(torch.int8), backend="triton")
+    with pytest.raises(ValueError, match="triton cannot compute this: its kernels compute in fp32, not in float64; allowed"):
+        fastsnn.linear(x, weight.double(), backend="triton")
     with pytest.raises(ValueError, match=r"x has shape \[3, 2, 0\]; allowed: .* T and K at least 1"):
-        public_linear_lif(x[..., :0], weight[:, :0], backend="triton")
+        fastsnn.linear(x[..., :0], weight[:, :0], backend="triton")
 
 
 def test_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsnn.kernels.triton.INTERPRETED", False)
-    with pytest.raises(ValueError, match=r"x is on cpu; allowed: .* TRITON_INTERPRET=1 in the environment"):
-        linear_lif.linear_lif(torch.zeros(2, 1, 3), torch.zeros(4, 3), **neuron())
+    for operation in (fastsnn.scan, lambda x, backend: fastsnn.linear(x, torch.zeros(4, 3), backend=backend)):
+        backends.unusable.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.delenv("TRITON_INTERPRET", raising=False)
+            with pytest.raises(BackendUnavailable, match=r"cannot run on cpu: it needs a CUDA GPU; .* TRITON_INTERPRET=1"):
+                operation(torch.zeros(2, 1, 3), backend="triton")
+            backends.unusable.cache_clear()
+            patch.setattr("importlib.util.find_spec", lambda name: None)
+            with pytest.raises(BackendUnavailable, match="not installed; on Linux: pip install triton"):
+                operation(torch.zeros(2, 1, 3), backend="triton")
+        backends.unusable.cache_clear()
