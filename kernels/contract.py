@@ -189,6 +189,7 @@ class Trajectory(NamedTuple):
     state_bounds: tuple[Tensor, ...]
 
 
+@torch.enable_grad()  # type: ignore[untyped-decorator]
 def trajectory(
     current: Tensor,
     neuron: Neuron,
@@ -215,8 +216,7 @@ def trajectory(
     distances, bounds = [], []
     for t, x in enumerate(current.detach().double()):
         leaves = [x.clone().requires_grad_(), *(value.clone().requires_grad_() for value in states)]
-        with torch.enable_grad():
-            found, local, fired = _interpreted(prepared.forward, leaves, scalars, rows, spikes[t].detach().double())
+        found, local, fired = _interpreted(prepared.forward, leaves, scalars, rows, spikes[t].detach().double())
         given = [0.0 if magnitude is None else C3_CURRENT * eps * magnitude[t], *errors]
 
         def carried(place: int) -> tuple[Tensor, Tensor]:
