@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fastsnn.encoding import poisson_encode
     from fastsnn.errors import FastSNNError
     from fastsnn.functional import linear, scan
-    from fastsnn.kernels.neurons import LIF, PLIF, Neuron
+    from fastsnn.kernels.neurons import ALIF, IF, LI, LIF, PLIF, AdLIF, CuBaLIF, Neuron, SEAdLIF
     from fastsnn.kernels.packed import PackedSpikes
     from fastsnn.monitor import Monitor
     from fastsnn.nn import LinearLIF, Spiking
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ALIF",
+    "IF",
+    "LI",
     "LIF",
     "PLIF",
+    "AdLIF",
     "Config",
+    "CuBaLIF",
     "FastSNNError",
     "History",
     "LinearLIF",
@@ -27,6 +32,7 @@ __all__ = [
     "Neuron",
     "PackedSpikes",
     "Replacement",
+    "SEAdLIF",
     "Spiking",
     "accelerate",
     "evaluate",
@@ -43,7 +49,7 @@ _MODULES = {
     "errors": ("FastSNNError",),
     "kernels.packed": ("PackedSpikes",),
     "functional": ("linear", "scan"),
-    "kernels.neurons": ("LIF", "PLIF", "Neuron"),
+    "kernels.neurons": ("ALIF", "AdLIF", "CuBaLIF", "IF", "LI", "LIF", "Neuron", "PLIF", "SEAdLIF"),
     "monitor": ("Monitor",),
     "nn": ("LinearLIF", "Spiking"),
     "training": ("History", "evaluate", "train"),

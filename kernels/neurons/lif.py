@@ -1,25 +1,38 @@
-"""Leaky integrate-and-fire neurons, with a leak that is given or learnt."""
+"""Neurons of one state, the membrane potential: integrate-and-fire, leaky, with a learnt leak, and the read-out."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastsnn.kernels.neurons.language import Element, Operand, detach, select, sigmoid
+from fastsnn.kernels.neurons.language import Element, Operand, select, sigmoid
 from fastsnn.kernels.neurons.neuron import Neuron
+from fastsnn.kernels.neurons.resetting import Resetting
 
 
 @dataclass(frozen=True)
-class LIF(Neuron):
+class IF(Resetting):
+    """An integrate-and-fire neuron, without a leak: h = v + x. Source: SpikingJelly's ``neuron.IFNode``."""
+
+    v_threshold: float = 1.0
+    """The neuron fires if its membrane potential is at or above this; more than v_reset, or inf for a read-out."""
+    v_reset: float | None = 0.0
+    """Potential after a spike; None subtracts v_threshold instead (soft reset)."""
+    detach_reset: bool = False
+    """Whether the gradient ignores the reset."""
+
+    def step(self, x: Element, v: Element) -> tuple[Element, Element]:  # type: ignore[override]
+        return self.fire_and_reset(v + x, self.v_threshold)
+
+
+@dataclass(frozen=True)
+class LIF(Resetting):
     """A leaky integrate-and-fire neuron; names and defaults are those of SpikingJelly's ``neuron.LIFNode``.
 
         charge   h = v + (x - (v - v_reset)) / tau            decay_input=True
                  h = v - (v - v_reset) / tau + x              decay_input=False
-        fire     s = 1 if h >= v_threshold, else 0
-        reset    v = (1 - s) h + s v_reset                    hard (v_reset a number)
-                 v = h - s v_threshold                        soft (v_reset None)
 
-    Its default surrogate is atan with alpha 2 (LIFNode's is Sigmoid with alpha 4). With an infinite threshold it never
-    fires and its output is the potential: a read-out.
+    and fires and resets as :class:`~fastsnn.kernels.neurons.resetting.Resetting` says. Its default surrogate is atan
+    with alpha 2 (LIFNode's is Sigmoid with alpha 4).
     """
 
     tau: float = 2.0
@@ -36,15 +49,6 @@ class LIF(Neuron):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("tau", self.tau, "more than 1 (time steps)", self.tau > 1)
-        resting = self.v_reset or 0.0
-        self.require("v_threshold", self.v_threshold, f"more than v_reset ({resting})", self.v_threshold > resting)
-        # Facts about the numbers that decide which expression is the contract's (docs/design.md).
-        self.__dict__.update(rests_at_zero=not self.v_reset, spikes=math.isfinite(self.v_threshold))
-
-    rests_at_zero: ClassVar[bool]
-
-    def rest(self) -> tuple[float, ...]:
-        return (self.v_reset or 0.0,)
 
     def share(self) -> Operand:
         """Part of the distance from rest that leaks away in a step."""
@@ -55,28 +59,23 @@ class LIF(Neuron):
         distance = v if self.rests_at_zero else v - self.v_reset
         if self.decay_input:
             return v + (x - distance) / self.tau
+        # Without a rest potential the leak is one factor.
         return v * (1 - self.share()) + x if self.rests_at_zero else v - distance / self.tau + x
 
     def step(self, x: Element, v: Element) -> tuple[Element, Element]:  # type: ignore[override]
-        h = self.charge(x, v)
-        if not self.spikes:
-            return h, h
-        s = self.spike(h - self.v_threshold)
-        reset = detach(s) if self.detach_reset else s
-        return s, h - reset * self.v_threshold if self.v_reset is None else select(reset, self.v_reset, h)
+        return self.fire_and_reset(self.charge(x, v), self.v_threshold)
 
-    def gradient(self, x: Element, v: Element, grad_output: Element, grad_v: Element) -> tuple[Element, Element]:  # type: ignore[override]
+    def gradient(  # type: ignore[override]
+        self, x: Element, v: Element, grad_output: Element, grad_v: Element
+    ) -> tuple[Element, Element]:
         h = self.charge(x, v)
+        grad_h = grad_output + grad_v
         if self.spikes:
-            s = self.spike(h - self.v_threshold)
             slope = self.surrogate_row.derivative(h - self.v_threshold, self.alpha)
-            kept = select(s, 0.0, grad_v) if self.v_reset is not None else grad_v
-            if not self.detach_reset:
-                jump = -self.v_threshold if self.v_reset is None else self.v_reset - h
-                grad_output = grad_output + jump * grad_v
-            grad_h = grad_output * slope + kept
-        else:
-            grad_h = grad_output + grad_v
+            kept = grad_v if self.v_reset is None else select(self.spike(h - self.v_threshold), 0.0, grad_v)
+            jump = -self.v_threshold if self.v_reset is None else self.v_reset - h
+            grad_spike = grad_output if self.detach_reset else grad_output + jump * grad_v
+            grad_h = grad_spike * slope + kept
         return grad_h * self.share() if self.decay_input else grad_h, grad_h * (1 - self.share())
 
 
@@ -106,3 +105,26 @@ class PLIF(LIF):
         if self.decay_input:
             return v + (x - distance) * self.share()
         return v * (1 - self.share()) + x if self.rests_at_zero else v - distance * self.share() + x
+
+
+@dataclass(frozen=True)
+class LI(Neuron):
+    """A leaky integrator that doesn't fire: a read-out whose output is v = v + (x - v) / tau.
+
+    Source: the read-out of F. Zenke's SpyTorch and of Norse's ``LICell``, in the form of LIF.
+    """
+
+    spikes: ClassVar[bool] = False
+
+    tau: float = 2.0
+    """Membrane time constant in time steps, more than 1."""
+    decay_input: bool = True
+    """Whether the input current is divided by tau as well."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("tau", self.tau, "more than 1 (time steps)", self.tau > 1)
+
+    def step(self, x: Element, v: Element) -> tuple[Element, Element]:  # type: ignore[override]
+        v = v + (x - v) / self.tau if self.decay_input else v * (1 - 1 / self.tau) + x
+        return v, v
