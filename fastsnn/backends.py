@@ -142,7 +142,7 @@ class TritonBackend(CompiledBackend):
     """Triton's kernels, on a GPU (or in its interpreter, which is slow)."""
 
     name = "triton"
-    paths = ("auto", "fused", "library")
+    paths: tuple[str, ...] = ("auto", "fused", "library")
 
     def refusal(self, device: torch.device) -> str | None:
         if importlib.util.find_spec("triton") is None:
@@ -203,8 +203,10 @@ def register(backend: Backend) -> None:
     _backends[backend.name] = backend
 
 
-for _backend in (TorchBackend(), CupyBackend(), TritonBackend(), NumbaBackend()):
-    register(_backend)
+register(TorchBackend())
+register(CupyBackend())
+register(TritonBackend())
+register(NumbaBackend())
 
 
 def names() -> tuple[str, ...]:
@@ -255,7 +257,7 @@ def choose(
     device: torch.device, neuron: Neuron | None = None, dtype: torch.dtype = torch.float32, learns: bool = False
 ) -> tuple[str, list[str]]:
     """The fastest backend for these neurons on ``device``, and what was passed over, with the reasons."""
-    passed_over = []
+    passed_over: list[str] = []
     for name in AUTO_ORDER.get(device.type, ()):
         reason = _why_not(name, device, neuron or LIF(), dtype, learns)
         if reason is None:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -158,14 +158,14 @@ def replay(
     outputs = []
     for x, recorded in zip(current, spikes.detach(), strict=True):
         with firing(partial(_as_recorded, recorded)):
-            output, *state = bound.step(x, *state)  # type: ignore[assignment]
+            output, state = reference.step(bound, x, state)
         outputs.append(output)
     return torch.stack(outputs), tuple(state)
 
 
 def _as_recorded(recorded: Tensor, distance: Tensor, surrogate: Surrogate, alpha: Operand) -> Tensor:
     """The recorded spikes forward, the surrogate's derivative at the distance backward."""
-    slope = surrogate.derivative(distance.detach(), alpha).to(distance.dtype)
+    slope = cast(Tensor, surrogate.derivative(distance.detach(), alpha)).to(distance.dtype)
     straight = slope * distance
     # The value of the one, the gradient of the other: exactly, also where the distance is large.
     return recorded.to(distance.dtype) + (straight - straight.detach()).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

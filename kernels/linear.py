@@ -80,19 +80,46 @@ def linear_backward_op(
     if not grad_state.numel():
         return tuple(output.zero_() for output in outputs)  # type: ignore[return-value]
     prepared, given = ready(neuron, learnt, parameters)
-    wanted = [grad if need else None for grad, need in zip((grad_x, grad_weight, grad_bias), needs, strict=True)]
+    of_x, of_weight, of_bias = (
+        grad if need else None for grad, need in zip((grad_x, grad_weight, grad_bias), needs, strict=True)
+    )
     if backend == "triton":
         from fastsnn.kernels.triton import linear as triton_linear
 
         x = triton_linear.operand(x, T)
         triton_linear.backward(
-            prepared, grad_output, grad_final, kept, x, weight, given, path, *wanted, grad_state, grad_rows
+            prepared,
+            grad_output,
+            grad_final,
+            kept,
+            x,
+            weight,
+            given,
+            path,
+            of_x,
+            of_weight,
+            of_bias,
+            grad_state,
+            grad_rows,
         )
         return outputs
     from fastsnn.kernels.numba import linear as numba_linear
 
     numba_linear.backward(
-        prepared, grad_output, grad_final, kept[0], x, weight, state, given, T, *wanted, grad_state, grad_rows
+        prepared,
+        grad_output,
+        grad_final,
+        kept[0],
+        x,
+        weight,
+        state,
+        given,
+        T,
+        of_x,
+        of_weight,
+        of_bias,
+        grad_state,
+        grad_rows,
     )
     return outputs
 

@@ -6,12 +6,13 @@ time first, ``[T, ...]``. Any floating dtype, any device. Speed is not a goal he
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastsnn.kernels.neurons.language import Operand, firing
+from fastsnn.kernels.neurons.language import Operand, Value, firing
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.surrogates import Surrogate
 
@@ -27,6 +28,12 @@ def on_tensors(neuron: Neuron, like: Tensor, parameters: Mapping[str, Tensor] | 
         for name, value in neuron.parameters().items()
     }
     return neuron.with_values(values | dict(parameters or {}))
+
+
+def step(bound: Neuron, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One time step of a neuron :func:`on_tensors`: its output and the states after it."""
+    output, *after = bound.step(*cast("list[Value]", [x, *state]))
+    return cast(Tensor, output), tuple(cast("list[Tensor]", after))
 
 
 def rest(neuron: Neuron, like: Tensor) -> tuple[Tensor, ...]:
@@ -52,7 +59,7 @@ def scan(
     outputs = []
     with firing(_primitive) if smooth else nullcontext():
         for x in current:
-            output, *state = bound.step(x, *state)  # type: ignore[assignment]
+            output, state = step(bound, x, state)
             outputs.append(output)
     return torch.stack(outputs), tuple(state)
 

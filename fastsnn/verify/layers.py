@@ -60,10 +60,9 @@ def against_float64(case: Case, target: Target, inputs: Inputs, outcome: Outcome
     exact = _replayed(case, inputs, spikes, torch.float64)
     magnitude, eps = None, contract.EPS
     if inputs.weight is not None:
-        magnitude, eps = contract.product_magnitude(*inputs[:3]), torch.finfo(case.dtype).eps
-    path = contract.trajectory(
-        _current(case, inputs), case.neuron, inputs.state, spikes, inputs.parameters, magnitude, eps
-    )
+        magnitude, eps = contract.product_magnitude(inputs.x, inputs.weight, inputs.bias), torch.finfo(case.dtype).eps
+    states = None if inputs.state is None else inputs.state.unbind()
+    path = contract.trajectory(_current(case, inputs), case.neuron, states, spikes, inputs.parameters, magnitude, eps)
     found = [contract.spikes_at_threshold(spikes, path.distance, path.bound)] if case.neuron.spikes else []
     for name, got, wanted, bound in zip(
         case.neuron.states, outcome.state, path.states, path.state_bounds, strict=True
@@ -98,8 +97,8 @@ def currents(case: Case, target: Target) -> list[Measurement]:
     driven[samples % case.T, samples] = x[samples % case.T, samples]
     with torch.no_grad():
         device = target.device
-        arguments = driven.to(device), weight.to(device), None, case.neuron, None, {}, False, "auto"
-        _, state = target.backend.linear(*arguments)
+        x, weight_there = driven.to(device), weight.to(device)
+        _, state = target.backend.linear(x, weight_there, None, case.neuron, None, {}, False, "auto")
     rows = driven.sum(0, dtype=weight.dtype)
     return [contract.current_error(state[0], rows.double() @ weight.double().T, rows @ weight.T)]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastsnn.kernels.neurons.language import Element, Operand, detach, exp
+from fastsnn.kernels.neurons.language import Operand, Value, detach, exp
 from fastsnn.kernels.neurons.neuron import Neuron
 
 
@@ -40,7 +40,7 @@ class AdLIF(Neuron):
         for name in ("tau", "tau_w", "v_threshold"):
             self.require(name, getattr(self, name), "more than 0", getattr(self, name) > 0)
 
-    def step(self, x: Element, v: Element, w: Element) -> tuple[Element, Element, Element]:  # type: ignore[override]
+    def step(self, x: Value, v: Value, w: Value) -> tuple[Value, Value, Value]:  # type: ignore[override]
         alpha, beta = decay(self.tau), decay(self.tau_w)
         h = v * alpha + (x - w) * (1 - alpha)
         s = self.spike(h - self.v_threshold)
@@ -60,7 +60,7 @@ class SEAdLIF(AdLIF):
     2024 (SE-adLIF).
     """
 
-    def step(self, x: Element, v: Element, w: Element) -> tuple[Element, Element, Element]:  # type: ignore[override]
+    def step(self, x: Value, v: Value, w: Value) -> tuple[Value, Value, Value]:  # type: ignore[override]
         alpha, beta = decay(self.tau), decay(self.tau_w)
         h = v * alpha + (x - w) * (1 - alpha)
         s = self.spike(h - self.v_threshold)
@@ -101,7 +101,7 @@ class ALIF(Neuron):
             self.require(name, getattr(self, name), "more than 0", getattr(self, name) > 0)
         self.require("beta", self.beta, "0 or more", self.beta >= 0)
 
-    def step(self, x: Element, v: Element, b: Element) -> tuple[Element, Element, Element]:  # type: ignore[override]
+    def step(self, x: Value, v: Value, b: Value) -> tuple[Value, Value, Value]:  # type: ignore[override]
         alpha, rho = decay(self.tau), decay(self.tau_adp)
         h = v + x * (1 - alpha)
         s = self.spike(h - (self.v_threshold + b * self.beta))
@@ -112,4 +112,4 @@ class ALIF(Neuron):
 
 def decay(tau: Operand) -> Operand:
     """What is left after a step of what falls with a time constant ``tau``: exp(-1 / tau)."""
-    return exp(-1 / tau)  # type: ignore[type-var, return-value]
+    return exp(-1 / tau)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastsnn.kernels.neurons.language import Element
+from fastsnn.kernels.neurons.language import Value
 from fastsnn.kernels.neurons.resetting import Resetting
 
 
@@ -37,7 +37,7 @@ class CuBaLIF(Resetting):
         for name in ("syn_decay", "mem_decay"):
             self.require(name, getattr(self, name), "0 to 1", 0 <= getattr(self, name) <= 1)
 
-    def step(self, x: Element, i: Element, v: Element) -> tuple[Element, Element, Element]:  # type: ignore[override]
+    def step(self, x: Value, i: Value, v: Value) -> tuple[Value, Value, Value]:  # type: ignore[override]
         i = i * self.syn_decay + x
         s, v = self.fire_and_reset(v * self.mem_decay + i, self.v_threshold)
         return s, i, v

@@ -22,8 +22,8 @@ def gradient(outputs: Iterable[Value], upstream: Iterable[Value], inputs: Iterab
             known = adjoint.get(value.index)
             adjoint[value.index] = grad if known is None else known + grad
 
-    for output, grad in zip(outputs, upstream, strict=True):
-        add(output, grad)
+    for output, given in zip(outputs, upstream, strict=True):
+        add(output, given)
     for value in reversed(graph.nodes[: max(adjoint, default=-1) + 1]):
         if value.index in adjoint and value.index not in stop:
             for arg, grad in zip(value.args, _rule(value, adjoint[value.index]), strict=True):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TypeVar, Union, cast
+from typing import TYPE_CHECKING, NoReturn, Union, cast
 
 import torch
 from torch import Tensor
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from fastsnn.kernels.neurons.surrogates import Surrogate
 
 Operand = Union["Value", Tensor, float]
-Element = TypeVar("Element", "Value", Tensor)
-"""What a step computes with: a tensor in torch, a node while it is recorded."""
+"""What the functions take. They say that they return a Value; given tensors, they return a tensor."""
 
 CONDITIONS = ("lt", "le", "gt", "ge")
 MAX_NODES = 2000
@@ -186,64 +185,64 @@ def _is(value: Value, number: float) -> bool:
     return value.op == "number" and value.data == number
 
 
-def where(condition: Element, a: Operand, b: Operand) -> Element:
+def where(condition: Operand, a: Operand, b: Operand) -> Value:
     """a if the condition holds, else b; the gradient reaches the one that was taken."""
     if isinstance(condition, Value):
         if condition.op not in CONDITIONS:
             _refuse("asks where() for something that is no comparison")
         return arithmetic("where", condition, a, b)
-    return torch.where(condition, a, b)  # type: ignore[arg-type]
+    return torch.where(condition, a, b)  # type: ignore[arg-type, return-value]
 
 
-def select(spike: Element, on: Operand, off: Operand) -> Element:
+def select(spike: Operand, on: Operand, off: Operand) -> Value:
     """``on`` if the neuron fired, else ``off``: (1 - spike) * off + spike * on; its gradient reaches the spike too."""
     if isinstance(spike, Value):
         return arithmetic("select", spike, on, off)
     return (1 - spike) * off + spike * on  # type: ignore[operator, return-value]
 
 
-def detach(x: Element) -> Element:
+def detach(x: Operand) -> Value:
     """x, through which no gradient flows."""
-    return arithmetic("detach", x) if isinstance(x, Value) else x.detach()
+    return _applied("detach", x)
 
 
-def minimum(a: Element, b: Operand) -> Element:
-    return _binary("minimum", a, b)
+def minimum(a: Operand, b: Operand) -> Value:
+    return _applied("minimum", a, b)
 
 
-def maximum(a: Element, b: Operand) -> Element:
-    return _binary("maximum", a, b)
+def maximum(a: Operand, b: Operand) -> Value:
+    return _applied("maximum", a, b)
 
 
-def absolute(x: Element) -> Element:
-    return _unary("absolute", x)
+def absolute(x: Operand) -> Value:
+    return _applied("absolute", x)
 
 
-def exp(x: Element) -> Element:
-    return _unary("exp", x)
+def exp(x: Operand) -> Value:
+    return _applied("exp", x)
 
 
-def sqrt(x: Element) -> Element:
-    return _unary("sqrt", x)
+def sqrt(x: Operand) -> Value:
+    return _applied("sqrt", x)
 
 
-def sigmoid(x: Element) -> Element:
-    return _unary("sigmoid", x)
+def sigmoid(x: Operand) -> Value:
+    return _applied("sigmoid", x)
 
 
-def reciprocal(x: Element) -> Element:
+def reciprocal(x: Operand) -> Value:
     """1 / x of x > 0 within 4e-7, for a fraction of an IEEE division's time on a GPU: good enough for a gradient."""
-    return _unary("reciprocal", x)
+    return _applied("reciprocal", x)
 
 
-def _unary(op: str, x: Element) -> Element:
-    return arithmetic(op, x) if isinstance(x, Value) else TORCH[op](x)
-
-
-def _binary(op: str, a: Element, b: Operand) -> Element:
-    if isinstance(a, Value) or isinstance(b, Value):
-        return arithmetic(op, a, b)  # type: ignore[return-value]
-    return TORCH[op](a, b if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype, device=a.device))
+def _applied(op: str, *operands: Operand) -> Value:
+    if any(isinstance(operand, Value) for operand in operands):
+        return arithmetic(op, *operands)
+    like = next((operand for operand in operands if isinstance(operand, Tensor)), torch.zeros((), dtype=torch.float64))
+    tensors = [
+        x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in operands
+    ]
+    return TORCH[op](*tensors)  # type: ignore[return-value]
 
 
 TORCH: dict[str, Callable[..., Tensor]] = {
@@ -257,7 +256,7 @@ TORCH: dict[str, Callable[..., Tensor]] = {
     "gt": torch.gt,
     "ge": torch.ge,
     "where": torch.where,
-    "select": select,
+    "select": lambda s, on, off: (1 - s) * off + s * on,
     "detach": torch.detach,
     "minimum": torch.minimum,
     "maximum": torch.maximum,
@@ -303,10 +302,10 @@ def firing(rule: FiringRule) -> Iterator[None]:
         _firing_rule.reset(token)
 
 
-def spike(distance: Element, surrogate: "Surrogate", alpha: Operand) -> Element:
+def spike(distance: Operand, surrogate: "Surrogate", alpha: Operand) -> Value:
     """1 if ``distance``, potential less threshold, is 0 or more, else 0; its derivative is the surrogate's."""
     if isinstance(distance, Value):
         graph = distance.graph
         sharpness = alpha if isinstance(alpha, Value) else graph.number(cast(float, alpha))
         return graph.node("spike", distance, sharpness, data=surrogate.name)
-    return _firing_rule.get()(distance, surrogate, alpha)
+    return _firing_rule.get()(distance, surrogate, alpha)  # type: ignore[arg-type, return-value]

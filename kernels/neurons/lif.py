@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastsnn.kernels.neurons.language import Element, Operand, select, sigmoid
+from fastsnn.kernels.neurons.language import Operand, Value, select, sigmoid
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.resetting import Resetting
 
@@ -20,7 +20,7 @@ class IF(Resetting):
     detach_reset: bool = False
     """Whether the gradient ignores the reset."""
 
-    def step(self, x: Element, v: Element) -> tuple[Element, Element]:  # type: ignore[override]
+    def step(self, x: Value, v: Value) -> tuple[Value, Value]:  # type: ignore[override]
         return self.fire_and_reset(v + x, self.v_threshold)
 
 
@@ -54,24 +54,24 @@ class LIF(Resetting):
         """Part of the distance from rest that leaks away in a step."""
         return 1 / self.tau
 
-    def charge(self, x: Element, v: Element) -> Element:
+    def charge(self, x: Value, v: Value) -> Value:
         """Membrane potential before firing."""
-        distance = v if self.rests_at_zero else v - self.v_reset
+        distance = self.above_rest(v)
         if self.decay_input:
             return v + (x - distance) / self.tau
         # Without a rest potential the leak is one factor.
         return v * (1 - self.share()) + x if self.rests_at_zero else v - distance / self.tau + x
 
-    def step(self, x: Element, v: Element) -> tuple[Element, Element]:  # type: ignore[override]
+    def step(self, x: Value, v: Value) -> tuple[Value, Value]:  # type: ignore[override]
         return self.fire_and_reset(self.charge(x, v), self.v_threshold)
 
     def gradient(  # type: ignore[override]
-        self, x: Element, v: Element, grad_output: Element, grad_v: Element
-    ) -> tuple[Element, Element]:
+        self, x: Value, v: Value, grad_output: Value, grad_v: Value
+    ) -> tuple[Value, Value]:
         h = self.charge(x, v)
         grad_h = grad_output + grad_v
         if self.spikes:
-            slope = self.surrogate_row.derivative(h - self.v_threshold, self.alpha)
+            slope = self.slope(h - self.v_threshold)
             kept = grad_v if self.v_reset is None else select(self.spike(h - self.v_threshold), 0.0, grad_v)
             jump = -self.v_threshold if self.v_reset is None else self.v_reset - h
             grad_spike = grad_output if self.detach_reset else grad_output + jump * grad_v
@@ -98,10 +98,11 @@ class PLIF(LIF):
         super().__post_init__()
 
     def share(self) -> Operand:
-        return sigmoid(self.w)  # type: ignore[type-var]
+        assert self.w is not None
+        return sigmoid(self.w)
 
-    def charge(self, x: Element, v: Element) -> Element:
-        distance = v if self.rests_at_zero else v - self.v_reset
+    def charge(self, x: Value, v: Value) -> Value:
+        distance = self.above_rest(v)
         if self.decay_input:
             return v + (x - distance) * self.share()
         return v * (1 - self.share()) + x if self.rests_at_zero else v - distance * self.share() + x
@@ -125,6 +126,6 @@ class LI(Neuron):
         super().__post_init__()
         self.require("tau", self.tau, "more than 1 (time steps)", self.tau > 1)
 
-    def step(self, x: Element, v: Element) -> tuple[Element, Element]:  # type: ignore[override]
+    def step(self, x: Value, v: Value) -> tuple[Value, Value]:  # type: ignore[override]
         v = v + (x - v) / self.tau if self.decay_input else v * (1 - 1 / self.tau) + x
         return v, v

@@ -22,10 +22,10 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from fastsnn.kernels.neurons import language
-from fastsnn.kernels.neurons.language import Element, Operand
+from fastsnn.kernels.neurons.language import Operand, Value
 from fastsnn.kernels.neurons.surrogates import ALIASES, SURROGATES, Surrogate
 
 
@@ -63,7 +63,7 @@ class Neuron:
     key: ClassVar[str]
     """Text that names this very neuron, as an operator of torch takes it; :func:`neuron_of` is the way back."""
 
-    def step(self, x: Element, *state: Element) -> tuple[Element, ...]:
+    def step(self, x: Value, *state: Value) -> tuple[Value, ...]:
         """One time step: the current and the states before it -> the output (a spike) and the states after it."""
         raise NotImplementedError(f"{type(self).__name__} has no step; define step(self, x, {', '.join(self.states)})")
 
@@ -71,11 +71,11 @@ class Neuron:
         """The states before the first step; default zeros."""
         return (0.0,) * len(self.states)
 
-    def spike(self, distance: Element) -> Element:
+    def spike(self, distance: Value) -> Value:
         """1 if ``distance``, the potential less the threshold, is at least 0, else 0; backward is the surrogate's."""
         return language.spike(distance, self.surrogate_row, self.alpha)  # type: ignore[arg-type]
 
-    def gradient(self, *values: Element) -> tuple[Element, ...]:
+    def gradient(self, *values: Value) -> tuple[Value, ...]:
         """The gradient of a step by hand, for a neuron that wants it so; default: derived from the step.
 
         ``gradient(self, x, *states, grad_output, *grad_states)`` returns the gradients of x and of the states before.
@@ -90,6 +90,10 @@ class Neuron:
     @property
     def surrogate_row(self) -> Surrogate:
         return SURROGATES[self.surrogate]
+
+    def slope(self, distance: Value) -> Value:
+        """The surrogate derivative at ``distance``, for a gradient by hand."""
+        return self.surrogate_row.derivative(distance, self.alpha)  # type: ignore[arg-type]
 
     def parameters(self) -> dict[str, float]:
         """Name -> value of its parameters: its fields of floats."""
@@ -110,13 +114,16 @@ class Neuron:
 
 
 @cache
-def options_of(kind: type[Neuron]) -> dict[str, object]:
-    """Field -> its type."""
+def _fields(kind: Any) -> dict[str, object]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-@cache
+def options_of(kind: type[Neuron]) -> dict[str, object]:
+    """Field -> its type."""
+    return _fields(kind)
+
+
 def parameters_of(kind: type[Neuron]) -> tuple[str, ...]:
     """The fields that hold numbers."""
     return tuple(name for name, hint in options_of(kind).items() if float in (hint, *get_args(hint)))

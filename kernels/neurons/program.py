@@ -74,7 +74,7 @@ class CompiledNeuron:
     def learnt_values(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         """The learnt constants, from the learnt parameters: gradients flow back through torch's own operators."""
         nodes = [self.forward_constants[place] for place in self.learnt_constants]
-        return [cast(Tensor, value) for value in _evaluate(nodes, self.neuron, parameters)]
+        return _evaluate(nodes, self.neuron, parameters)
 
     def constants(
         self, parameters: Mapping[str, Tensor], backward: bool = False
@@ -133,12 +133,14 @@ def _recorded(neuron: Neuron, method: str, result: object, graph: Graph, count: 
         line = inspect.getsourcelines(getattr(type(neuron), method))[1]
         names = ", ".join(("output" if method == "step" else "x", *neuron.states))
         raise StepError(f"{name}, line {line}, returns {len(results)} values; allowed: {count} ({names})")
+    nodes = []
     for value in results:
         if not isinstance(value, (Value, int, float)):
             raise StepError(f"{name} returns {type(value).__name__}; allowed: values of the step, and numbers")
         if isinstance(value, Value) and value.op in CONDITIONS:
             raise StepError(f"{name} returns a condition; allowed: where(condition, 1.0, 0.0)")
-    return [value if isinstance(value, Value) else graph.number(value) for value in results]
+        nodes.append(value if isinstance(value, Value) else graph.number(value))
+    return nodes
 
 
 def _without_exact_divisions(

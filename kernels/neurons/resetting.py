@@ -3,7 +3,7 @@
 import math
 from typing import ClassVar
 
-from fastsnn.kernels.neurons.language import Element, Operand, detach, select
+from fastsnn.kernels.neurons.language import Operand, Value, detach, select
 from fastsnn.kernels.neurons.neuron import Neuron
 
 
@@ -33,7 +33,11 @@ class Resetting(Neuron):
     def rest(self) -> tuple[float, ...]:
         return tuple((self.v_reset or 0.0) if name == "v" else 0.0 for name in self.states)
 
-    def fire_and_reset(self, h: Element, threshold: Operand) -> tuple[Element, Element]:
+    def above_rest(self, v: Value) -> Value:
+        """The potential less v_reset."""
+        return v if self.v_reset is None or self.rests_at_zero else v - self.v_reset
+
+    def fire_and_reset(self, h: Value, threshold: Operand) -> tuple[Value, Value]:
         """The output, and the potential after it."""
         if not self.spikes:
             return h, h

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.language import (
-    Element,
     Operand,
+    Value,
     absolute,
     exp,
     maximum,
@@ -27,7 +27,7 @@ class Surrogate:
     """A surrogate derivative d spike / d x at ``x = potential - v_threshold``, with a sharpness ``alpha``."""
 
     name: str
-    derivative: Callable[[Element, Operand], Element]
+    derivative: Callable[[Operand, Operand], Value]
     """derivative(x, alpha), in the small language; positive at x = 0, and finite at infinite x."""
     primitive: Callable[[Tensor, float], Tensor]
     """primitive(x, alpha): the smooth step that it is the derivative of, in torch."""
@@ -37,35 +37,35 @@ class Surrogate:
     """SpikingJelly's class, which calls its sharpness alpha too."""
 
 
-def _atan(x: Element, alpha: Operand) -> Element:
+def _atan(x: Operand, alpha: Operand) -> Value:
     y = x * (math.pi / 2 * alpha)
     return alpha / 2 * reciprocal(1 + y * y)
 
 
-def _sigmoid(x: Element, alpha: Operand) -> Element:
+def _sigmoid(x: Operand, alpha: Operand) -> Value:
     e = exp(-absolute(x * alpha))  # in a form that doesn't overflow
     return alpha * e * reciprocal((1 + e) * (1 + e))
 
 
-def _erf(x: Element, alpha: Operand) -> Element:
+def _erf(x: Operand, alpha: Operand) -> Value:
     y = x * alpha
     return alpha / math.sqrt(math.pi) * exp(-(y * y))
 
 
-def _piecewise_quadratic(x: Element, alpha: Operand) -> Element:
+def _piecewise_quadratic(x: Operand, alpha: Operand) -> Value:
     return maximum(alpha - absolute(x) * (alpha * alpha), 0.0)
 
 
-def _soft_sign(x: Element, alpha: Operand) -> Element:
+def _soft_sign(x: Operand, alpha: Operand) -> Value:
     y = 1 + absolute(x) * alpha
     return alpha / 2 * reciprocal(y * y)
 
 
-def _rectangle(x: Element, alpha: Operand) -> Element:
+def _rectangle(x: Operand, alpha: Operand) -> Value:
     return where(absolute(x) < 0.5 / alpha, alpha, 0.0)
 
 
-def _fast_sigmoid(x: Element, alpha: Operand) -> Element:
+def _fast_sigmoid(x: Operand, alpha: Operand) -> Value:
     y = 1 + absolute(x) * alpha
     return reciprocal(y * y)
 

@@ -25,7 +25,7 @@ def jit(
     """
     if function is None:
         return lambda f: jit(f, entry=entry, inline=inline, pointer=pointer)
-    options = {
+    options: dict[str, Any] = {
         "inline": inline,
         "nogil": True,
         "error_model": "numpy",

@@ -25,10 +25,20 @@ class _Absent:
 AVAILABLE = importlib.util.find_spec("triton") is not None
 
 if AVAILABLE:
-    import triton
+    import triton as triton
     import triton.language as tl
 else:
     triton = tl = _Absent()
+
+__all__ = [
+    "AVAILABLE",
+    "INTERPRETED",
+    "check_device",
+    "check_dtype",
+    "device_guard",
+    "tl",
+    "triton",
+]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter (on the CPU, slowly); fixed when they are defined."""

@@ -175,9 +175,10 @@ def scan_backward(
     neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor,
     parameters: dict[str, Tensor], grad_current: Tensor, grad_state: Tensor, grad_rows: Tensor, total: Tensor | None,
 ) -> None:  # fmt: skip
-    """Fill ``grad_current`` [T, ...], its sum over time ``total`` [...], ``grad_state`` [S, ...], ``grad_rows``
-    [L, ...], all contiguous; a gradient of None is zero. A ``grad_current`` of bfloat16 [3, T, ...] is filled with the planes of
-    the gradient (``planes.py``).
+    """Fill the gradients of current [T, ...], first state [S, ...] and rows [L, ...], and the current's sum over time.
+
+    All are contiguous; a gradient of None is zero. A ``grad_current`` of bfloat16 [3, T, ...] is filled with the planes
+    of the gradient (``planes.py``).
     """
     n = grad_state[0].numel()
     if not n:
