@@ -49,7 +49,7 @@ class Neuron:
     """Sharpness of the surrogate; None takes the surrogate's own default (2 for atan)."""
 
     def __post_init__(self) -> None:
-        for name, kind in options_of(type(self)).items():
+        for name, kind in fields_of(type(self)).items():
             object.__setattr__(self, name, _checked(name, kind, getattr(self, name)))
         name = ALIASES.get(self.surrogate, self.surrogate)
         if name not in SURROGATES:
@@ -114,19 +114,15 @@ class Neuron:
 
 
 @cache
-def _fields(kind: Any) -> dict[str, object]:
+def fields_of(kind: Any) -> dict[str, object]:
+    """Field of a class of neurons -> its type."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def options_of(kind: type[Neuron]) -> dict[str, object]:
-    """Field -> its type."""
-    return _fields(kind)
-
-
 def parameters_of(kind: type[Neuron]) -> tuple[str, ...]:
     """The fields that hold numbers."""
-    return tuple(name for name, hint in options_of(kind).items() if float in (hint, *get_args(hint)))
+    return tuple(name for name, hint in fields_of(kind).items() if float in (hint, *get_args(hint)))
 
 
 def _checked(name: str, hint: object, value: object) -> object:
