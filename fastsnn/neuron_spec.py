@@ -65,7 +65,9 @@ def _module_of(place: str, text: str) -> ModuleType:
     if place.endswith(".py"):
         path = Path(place).expanduser().resolve()
         if not path.is_file():
-            raise ValueError(f"neuron is {text!r}, but there is no file {place}; allowed: {', '.join(NEURONS)}, {FORMS}")
+            raise ValueError(
+                f"neuron is {text!r}, but there is no file {place}; allowed: {', '.join(NEURONS)}, {FORMS}"
+            )
         return _loaded(path, path.stat().st_mtime_ns)
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
@@ -123,5 +125,5 @@ def _value(node: ast.expr, text: str) -> object:
         if isinstance(node, ast.Name):  # surrogate=sigmoid: a shell eats quotes
             return node.id
         raise ValueError(
-            f"neuron is {text!r}, where {ast.unparse(node)!r} is no value; allowed: a number, inf, none, true, false, text"
+            f"neuron is {text!r}, where {ast.unparse(node)!r} is no value; allowed: numbers, inf, none, true, false, text"
         ) from error

@@ -30,7 +30,9 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def prepare(learnt: bool, n: int, options: dict[str, Any]) -> tuple[CompiledNeuron, dict[str, Tensor]]:
     """A LIF neuron of tau 5, or a PLIF neuron whose w learns, one for each of n neurons."""
     options = {"tau": 5.0} | options
-    return compile_neuron(*((PLIF(**options), ("w",)) if learnt else (LIF(**options),))), {"w": empty(n)} if learnt else {}
+    if learnt:
+        return compile_neuron(PLIF(**options), ("w",)), {"w": empty(n)}
+    return compile_neuron(LIF(**options)), {}
 
 
 def run_scan(

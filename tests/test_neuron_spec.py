@@ -84,7 +84,7 @@ def test_a_file_that_changed_is_read_again(folder: Path) -> None:
         ("lif(tau=3", "allowed: fields by name"),
         ("lif(tau=3)(tau=4)", "allowed: fields by name"),
         ("lif(**x)", "allowed: fields by name"),
-        ("lif(tau=1+x)", "where '1 \\+ x' is no value; allowed: a number, inf"),
+        ("lif(tau=1+x)", "where '1 \\+ x' is no value; allowed: numbers, inf"),
         ("lif(tua=3)", "has no 'tua'; LIF allows: surrogate, alpha, tau, "),
         ("lif(tau=0.5)", r"tau is 0\.5; allowed: more than 1"),
         ("lif(tau=fast)", "tau is 'fast'; allowed: a number"),
