@@ -1,7 +1,7 @@
 """Checks of the operations scan and linear: bits, spikes, states and gradients against the reference (C1 to C4, C6)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,10 @@ from torch.nn import functional as F
 from fastsnn.backends import Backend
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.contract import Measurement
-from fastsnn.verify.cases import Case, Inputs, draw
+from fastsnn.kernels.neurons.program import compile_neuron
+from fastsnn.verify.case import Case, Inputs, draw, generator
+
+_OF_A_LIBRARY = ("exp", "sigmoid", "reciprocal")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def layer(case: Case, target: Target) -> list[Measurement]:
     """One forward and backward pass, against the reference's bits if currents are exact, and against float64."""
     inputs = draw(case)
     outcome, found = run(case, target, inputs), []
-    if (case.dyadic or not case.K) and promises_bits(target):
+    if (case.dyadic or not case.K) and promises_bits(target, case):
         with torch.no_grad():
             silent = _called(case, target.backend, _arguments(case, inputs, target.device))
         x, weight, bias = (None if tensor is None else tensor.float() for tensor in inputs[:3])
@@ -88,6 +91,41 @@ def threshold(case: Case, target: Target) -> list[Measurement]:
     ]
 
 
+def neuron(case: Case, target: Target) -> list[Measurement]:
+    """A neuron of any kind: as a layer, or the gradient that it brings."""
+    return hand_gradient(case) if case.hand_gradient else layer(case, target)
+
+
+def hand_gradient(case: Case) -> list[Measurement]:
+    """C4: the gradient that a neuron brings against the one that autograd derives from its step, both in float64."""
+    random, states, points = generator(case), case.neuron.states, 2000
+    names = ["x", *states, "grad_output", *(f"grad_{name}" for name in states)]
+    values = torch.randn(len(names), points, generator=random, dtype=torch.float64) * 1.5 + 0.5
+    places, upstream = values[: 1 + len(states)].clone().requires_grad_(), values[1 + len(states) :]
+    bound = reference.on_tensors(case.neuron, places)
+    outputs = bound.step(*places.unbind())
+    derived = torch.autograd.grad(outputs, places, upstream.unbind())[0]
+    found = []
+    for i, brought in enumerate(bound.gradient(*values.unbind())):
+        # As an operand may be a number, whatever it multiplies.
+        gradient = torch.as_tensor(brought, dtype=torch.float64).expand(points)
+        measured = contract.close(f"gradient by hand of {names[i]}", gradient, derived[i], _rounding(derived[i]), "C4")
+        if not measured.ok:
+            first = int((~((gradient - derived[i]).abs() <= _rounding(derived[i]))).nonzero()[0])
+            at = ", ".join(
+                f"{name} = {value:.6g}" for name, value in zip(names, values[:, first].tolist(), strict=True)
+            )
+            numbers = f"it is {gradient[first].item():.6g}, that of the step {derived[i, first].item():.6g}"
+            measured = replace(measured, where=f"{numbers}, first at {at}")
+        found.append(measured)
+    return found
+
+
+def _rounding(exact: Tensor) -> Tensor:
+    """What two ways to compute the same in float64 may differ by."""
+    return 1e-9 * (exact.abs() + 1)
+
+
 def currents(case: Case, target: Target) -> list[Measurement]:
     """C2, through neurons that only add: one time step of each sample has input, and its current is the last v."""
     x, weight, *_ = draw(case)
@@ -117,9 +155,14 @@ def repeat(case: Case, target: Target) -> list[Measurement]:
     return found
 
 
-def promises_bits(target: Target) -> bool:
-    """Whether C1 covers the backend: SpikingJelly's kernels contract to fma and are held to C3."""
-    return target.backend.name != "cupy"
+def promises_bits(target: Target, case: Case) -> bool:
+    """Whether C1 covers the backend and the neuron.
+
+    SpikingJelly's kernels contract to fma and are held to C3, as is a step that takes a function such as exp, which
+    has another last bit in each library, of a current or a state.
+    """
+    steps = compile_neuron(case.neuron, case.learn).forward.instructions
+    return target.backend.name != "cupy" and not any(step.op in _OF_A_LIBRARY for step in steps)
 
 
 def run(case: Case, target: Target, inputs: Inputs) -> Outcome:

@@ -18,7 +18,7 @@ from fastsnn.kernels import contract, philox, reference
 from fastsnn.kernels.contract import Measurement
 from fastsnn.kernels.neurons import Neuron
 from fastsnn.steps import EVALUATION, TRAINING, AutogradStep
-from fastsnn.verify.cases import Case, dyadic, generator
+from fastsnn.verify.case import Case, dyadic, generator
 from fastsnn.verify.layers import Target
 
 SEED, EPOCH = 2**40 + 7, 3
