@@ -125,5 +125,5 @@ def _value(node: ast.expr, text: str) -> object:
         if isinstance(node, ast.Name):  # surrogate=sigmoid: a shell eats quotes
             return node.id
         raise ValueError(
-            f"neuron is {text!r}, where {ast.unparse(node)!r} is no value; allowed: numbers, inf, none, true, false, text"
+            f"neuron is {text!r}, where {ast.unparse(node)!r} is no value; allowed: numbers, inf, none, true, false"
         ) from error

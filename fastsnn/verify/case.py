@@ -104,9 +104,9 @@ def draw(case: Case) -> Inputs:
 
 @lru_cache(maxsize=256)
 def _gain(neuron: Neuron) -> float:
-    """What currents of about 1 are multiplied by, so that about a third of the neurons fire; a power of two but for LIF.
+    """What currents of about 1 are multiplied by, so that about a third of the neurons fire.
 
-    Multiples of 1/8 stay exact under it.
+    A power of two except for LIF, so that multiples of 1/8 stay exact under it.
     """
     if isinstance(neuron, LIF):
         return 1.0 if neuron.decay_input else 1 / neuron.tau

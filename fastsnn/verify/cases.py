@@ -98,7 +98,7 @@ def neuron_cases(name: str, neuron: Neuron) -> list[Case]:
 
 
 def own_neuron_cases(name: str, neuron: Neuron) -> list[Case]:
-    """What ``fastsnn verify --neuron`` runs: the cases of a registered neuron, other sizes, and a sum of float products."""
+    """What ``fastsnn verify --neuron`` runs: the cases of a registered neuron, other sizes, and float products."""
     cases = {case.name.removeprefix(f"neuron-{name}-"): case for case in neuron_cases(name, neuron)}
     scan, layer = cases["scan"], cases["linear"]
     sizes = [
