@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from fastsnn.backends import Backend
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.contract import Measurement
+from fastsnn.kernels.error_analysis import EPS
+from fastsnn.kernels.neurons.language import Value
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.verify.case import Case, Inputs, draw, generator
 
@@ -61,7 +63,7 @@ def against_float64(case: Case, target: Target, inputs: Inputs, outcome: Outcome
     if spikes.shape != inputs.grad_output.shape:
         return [contract.close("spikes", spikes, inputs.grad_output.double(), 0.0, "C3")]
     exact = _replayed(case, inputs, spikes, torch.float64)
-    magnitude, eps = None, contract.EPS
+    magnitude, eps = None, EPS
     if inputs.weight is not None:
         magnitude, eps = contract.product_magnitude(inputs.x, inputs.weight, inputs.bias), torch.finfo(case.dtype).eps
     states = None if inputs.state is None else inputs.state.unbind()
@@ -103,18 +105,17 @@ def hand_gradient(case: Case) -> list[Measurement]:
     values = torch.randn(len(names), points, generator=random, dtype=torch.float64) * 1.5 + 0.5
     places, upstream = values[: 1 + len(states)].clone().requires_grad_(), values[1 + len(states) :]
     bound = reference.on_tensors(case.neuron, places)
-    outputs = bound.step(*places.unbind())
-    derived = torch.autograd.grad(outputs, places, upstream.unbind())[0]
+    x, *before = places.unbind()
+    output, after = reference.step(bound, x, before)
+    pairs = [pair for pair in zip((output, *after), upstream, strict=True) if pair[0].requires_grad]
+    derived = torch.autograd.grad([value for value, _ in pairs], places, [grad for _, grad in pairs])[0]
     found = []
-    for i, brought in enumerate(bound.gradient(*values.unbind())):
-        # As an operand may be a number, whatever it multiplies.
-        gradient = torch.as_tensor(brought, dtype=torch.float64).expand(points)
+    for i, brought in enumerate(bound.gradient(*cast("list[Value]", values.unbind()))):
+        gradient = torch.as_tensor(brought, dtype=torch.float64).expand(points)  # as it may be a number
         measured = contract.close(f"gradient by hand of {names[i]}", gradient, derived[i], _rounding(derived[i]), "C4")
         if not measured.ok:
             first = int((~((gradient - derived[i]).abs() <= _rounding(derived[i]))).nonzero()[0])
-            at = ", ".join(
-                f"{name} = {value:.6g}" for name, value in zip(names, values[:, first].tolist(), strict=True)
-            )
+            at = ", ".join(f"{name} = {values[j, first].item():.6g}" for j, name in enumerate(names))
             numbers = f"it is {gradient[first].item():.6g}, that of the step {derived[i, first].item():.6g}"
             measured = replace(measured, where=f"{numbers}, first at {at}")
         found.append(measured)
