@@ -24,15 +24,12 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import reference
-from fastsnn.kernels.neurons.language import TORCH, Operand, firing
+from fastsnn.kernels.error_analysis import EPS, HALF, interpreted, learnt_rows
+from fastsnn.kernels.neurons.language import Operand, firing
 from fastsnn.kernels.neurons.neuron import Neuron
-from fastsnn.kernels.neurons.program import Program, compile_neuron
+from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.neurons.surrogates import Surrogate
 
-EPS = torch.finfo(torch.float32).eps
-
-HALF = EPS / 2
-"""Relative error of a number that is rounded to the nearest of fp32."""
 C2_FLOOR = 4 * EPS
 """Norm-wise error that a product may always have."""
 C3_CURRENT = 4.0
@@ -191,6 +188,7 @@ class Trajectory(NamedTuple):
     state_bounds: tuple[Tensor, ...]
 
 
+@torch.enable_grad()  # type: ignore[untyped-decorator]
 def trajectory(
     current: Tensor,
     neuron: Neuron,
@@ -208,7 +206,8 @@ def trajectory(
     """
     values = {name: value.detach().double() for name, value in (parameters or {}).items()}
     prepared = compile_neuron(neuron, tuple(values))
-    scalars, rows = prepared.constants(values)
+    scalars, _ = prepared.constants(values)
+    rows = learnt_rows(prepared, values)
     like = current[0].detach().double()
     states = (
         [torch.full_like(like, v) for v in neuron.rest()] if state is None else [s.detach().double() for s in state]
@@ -217,8 +216,7 @@ def trajectory(
     distances, bounds = [], []
     for t, x in enumerate(current.detach().double()):
         leaves = [x.clone().requires_grad_(), *(value.clone().requires_grad_() for value in states)]
-        with torch.enable_grad():
-            found, local, fired = _interpreted(prepared.forward, leaves, scalars, rows, spikes[t].detach().double())
+        found, local, fired = interpreted(prepared.forward, leaves, scalars, rows, spikes[t].detach().double())
         given = [0.0 if magnitude is None else C3_CURRENT * eps * magnitude[t], *errors]
 
         def carried(place: int) -> tuple[Tensor, Tensor]:
@@ -234,66 +232,6 @@ def trajectory(
         after = [carried(place) for place in prepared.forward.outputs[1 : 1 + prepared.states]]
         states, errors = [pair[0] for pair in after], [pair[1] for pair in after]
     return Trajectory(torch.stack(distances), torch.stack(bounds), tuple(states), tuple(errors))
-
-
-def _interpreted(
-    program: Program, inputs: Sequence[Tensor], scalars: Sequence[float], rows: Sequence[Tensor], spikes: Tensor
-) -> tuple[list[Tensor], list[Tensor], int | None]:
-    """Every value of a step, the rounding errors that fp32 adds to it, and which one the neuron fires by."""
-    values: list[Tensor] = []
-    errors: list[Tensor] = []
-    fired = None
-    for instruction in program.instructions:
-        a, *others = [values[arg] for arg in instruction.args] or [inputs[0]]
-        e = [errors[arg] for arg in instruction.args]
-        match instruction.op:
-            case "input":
-                value, error = inputs[int(instruction.data)], torch.zeros_like(a)
-            case "scalar" | "number":
-                number = instruction.data if instruction.op == "number" else scalars[int(instruction.data)]
-                value = torch.full_like(inputs[0].detach(), number)
-                error = HALF * value.abs()
-            case "row":
-                value = rows[int(instruction.data)].expand(inputs[0].shape)
-                error = HALF * value.abs()
-            case "spike":
-                value, error, fired = spikes, torch.zeros_like(spikes), instruction.args[0]
-            case op:
-                value = TORCH[op](a, *others)
-                error = _rounding(op, value, [a, *others], e)
-        values.append(value)
-        errors.append(error.detach())
-    return values, errors, fired
-
-
-def _rounding(op: str, value: Tensor, args: list[Tensor], errors: list[Tensor]) -> Tensor:
-    """The error of an operation's result: that of its operands, carried on, and its own rounding."""
-    a, b = (*args, args[0])[:2]
-    zero = torch.zeros_like(value, dtype=torch.float64)
-    ea, eb = (*errors, zero)[:2]
-    own = HALF * value.abs() if value.dtype == torch.float64 else zero
-    match op:
-        case "add" | "sub":
-            return ea + eb + own
-        case "mul":
-            return a.abs() * eb + b.abs() * ea + own
-        case "div":
-            return (ea + value.abs() * eb) / b.abs() + own
-        case "where":
-            return torch.where(a, errors[1], errors[2])
-        case "select":
-            return torch.where(a != 0, errors[1], errors[2])
-        case "minimum" | "maximum":
-            return torch.maximum(ea, eb)
-        case "exp":
-            return value * ea + 4 * own
-        case "sqrt":
-            return ea / (2 * value).clamp(min=1e-30) + own
-        case "sigmoid":
-            return ea / 4 + 8 * own
-        case "reciprocal":
-            return value * value * ea + 8 * own
-    return ea  # neg, absolute, detach and conditions
 
 
 def spikes_at_threshold(spikes: Tensor, distance: Tensor, bound: Tensor) -> Measurement:

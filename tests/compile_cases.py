@@ -9,50 +9,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn import LIF, PLIF
+from fastsnn.kernels.neurons import SURROGATES
+from fastsnn.kernels.neurons.program import CompiledNeuron, compile_neuron
 from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
-from fastsnn.kernels.triton import lif, linear_lif, philox, planes
-from fastsnn.kernels.triton.linear_lif_forward import linear_lif_forward
-from fastsnn.kernels.triton.surrogates import SURROGATE_IDS, neuron_arguments
+from fastsnn.kernels.triton import linear, philox, planes
+from fastsnn.kernels.triton.linear_forward import linear_forward
+from fastsnn.kernels.triton.scan import scan_backward, scan_forward
 from tests import compile_targets
 from tests.compile_targets import case
-
-NEURON: dict[str, Any] = {
-    "tau": 5.0,
-    "v_threshold": 1.0,
-    "v_reset": 0.0,
-    "decay_input": True,
-    "detach_reset": False,
-    "surrogate": "atan",
-    "alpha": 2.0,
-}
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def run_lif(
-    n: int = 1 << 20, dtype: torch.dtype = torch.float32, v_init: bool = False, full: bool = True, **options: Any
-) -> None:
-    """The scan both ways; ``full`` keeps h and adds the planes and the sum of the gradient."""
-    neuron = NEURON | options
-    current, v, h = empty(16, n, dtype=dtype), empty(n), empty(16, n)
-    lif.launch_forward(current, v if v_init else None, empty(16, n, dtype=dtype), v, h if full else None, neuron)
-    grad = empty(3, 16, n, dtype=torch.bfloat16) if full and v_init else current
-    lif.launch_backward(current, v if v_init else None, h, grad, v, v if full else None, neuron)
+def prepare(learnt: bool, n: int, options: dict[str, Any]) -> tuple[CompiledNeuron, dict[str, Tensor]]:
+    """A LIF neuron of tau 5, or a PLIF neuron whose w learns, one for each of n neurons."""
+    options = {"tau": 5.0} | options
+    if learnt:
+        return compile_neuron(PLIF(**options), ("w",)), {"w": empty(n)}
+    return compile_neuron(LIF(**options)), {}
 
 
-def run_linear_lif(
+def run_scan(
+    n: int = 1 << 20, dtype: torch.dtype = torch.float32, state: bool = False, full: bool = True, learnt: bool = False,
+    **options: Any,
+) -> None:  # fmt: skip
+    """The scan both ways; ``full`` keeps what backward needs, and adds the planes and the sum of the gradient."""
+    neuron, parameters = prepare(learnt, n, options)
+    current, states, kept = empty(16, n, dtype=dtype), empty(neuron.states, n), empty(neuron.kept, 16, n)
+    first = states if state else None
+    scan_forward(neuron, current, first, parameters, empty(16, n, dtype=dtype), states, kept if full else None)
+    grad = empty(3, 16, n, dtype=torch.bfloat16) if full and state else current
+    rows = empty(len(neuron.learnt_constants), n)
+    total = states[0] if full else None
+    scan_backward(neuron, current, first, kept, parameters, grad, states, rows, total)
+
+
+def run_linear(
     x: torch.dtype = torch.float32, weight: torch.dtype = torch.float32,
     T: int = 500, B: int = 16, N: int = 4096, K: int = 4096,
-    bias: bool = True, v_init: bool = False, pack: bool = False, save_h: bool = True, **options: Any,
+    bias: bool = True, state: bool = False, pack: bool = False, keep: bool = True, learnt: bool = False, **options: Any,
 ) -> None:  # fmt: skip
-    spikes = empty(-(-T // 32), B, N, dtype=torch.int32) if pack else empty(T, B, N, dtype=weight)
-    linear_lif_forward(
-        empty(T, B, K, dtype=x), empty(N, K, dtype=weight), empty(N, dtype=weight) if bias else None,
-        empty(B, N) if v_init else None, spikes, empty(B, N), empty(T, B, N) if save_h else None, NEURON | options,
+    neuron, parameters = prepare(learnt, N, options)
+    output = empty(-(-T // 32), B, N, dtype=torch.int32) if pack else empty(T, B, N, dtype=weight)
+    linear_forward(
+        neuron, empty(T, B, K, dtype=x), empty(N, K, dtype=weight), empty(N, dtype=weight) if bias else None,
+        empty(neuron.states, B, N) if state else None, parameters, output, empty(neuron.states, B, N),
+        empty(neuron.kept, T, B, N) if keep else None,
     )  # fmt: skip
 
 
@@ -60,14 +67,14 @@ def run_gradients(sm: int, x: torch.dtype, T: int = 500, B: int = 16, N: int = 4
     """The products of backward; below sm_80 they are the library's."""
     if sm >= 80:
         grad = empty(3, T, B, N, dtype=torch.bfloat16)
-        linear_lif.weight_gradient(grad, empty(T, B, K, dtype=x), empty(N, K))
-        linear_lif.input_gradient(grad, empty(N, K), empty(T, B, K))
+        linear.weight_gradient(grad, empty(T, B, K, dtype=x), empty(N, K))
+        linear.input_gradient(grad, empty(N, K), empty(T, B, K))
 
 
-case("lif", lambda sm: run_lif(), quick=True)
-case("lif-small", lambda sm: run_lif(4096, v_init=True, tau=2.0))
-for surrogate in list(SURROGATE_IDS)[1:]:
-    case(f"lif-{surrogate}", lambda sm, surrogate=surrogate: run_lif(surrogate=surrogate))
+case("scan", lambda sm: run_scan(), quick=True)
+case("scan-small", lambda sm: run_scan(4096, state=True, tau=2.0))
+for surrogate in list(SURROGATES)[1:]:
+    case(f"scan-{surrogate}", lambda sm, surrogate=surrogate: run_scan(surrogate=surrogate))
 for name, options in {
     "soft": {"v_reset": None},
     "rest": {"v_reset": -0.25},
@@ -76,26 +83,28 @@ for name, options in {
     "detached": {"detach_reset": True},
     "half": {"dtype": torch.float16, "full": False},
     "odd": {"n": (1 << 20) + 3},
-    "planes": {"v_init": True},
+    "planes": {"state": True},
+    "learnt": {"learnt": True},
 }.items():
-    case(f"lif-{name}", lambda sm, options=options: run_lif(**options))
+    case(f"scan-{name}", lambda sm, options=options: run_scan(**options))
 
-case("linear-float", lambda sm: run_linear_lif(), quick=True)
-case("linear-spikes", lambda sm: run_linear_lif(torch.uint8), quick=True)
+case("linear-float", lambda sm: run_linear(), quick=True)
+case("linear-spikes", lambda sm: run_linear(torch.uint8), quick=True)
 for tau, dtype in product((2.0, 5.0), (torch.float32, torch.uint8)):
     name = f"tau{tau:g}-{str(dtype).removeprefix('torch.')}"
     tuning = {"x": dtype, "tau": tau}
-    case(f"linear-pack-{name}", lambda sm, o=tuning: run_linear_lif(pack=True, save_h=False, bias=False, **o))
-    case(f"linear-T4-{name}", lambda sm, o=tuning: run_linear_lif(T=4, B=4096, N=1000, K=777, **o))
+    case(f"linear-pack-{name}", lambda sm, o=tuning: run_linear(pack=True, keep=False, bias=False, **o))
+    case(f"linear-T4-{name}", lambda sm, o=tuning: run_linear(T=4, B=4096, N=1000, K=777, **o))
     if tau == 5:  # what divides takes the most registers
-        case(f"linear-v-{name}", lambda sm, o=tuning: run_linear_lif(v_init=True, pack=True, v_reset=-0.25, **o))
-        case(f"linear-classes-{name}", lambda sm, o=tuning: run_linear_lif(T=100, B=64, N=10, K=784, bias=False, **o))
-        case(f"linear-pack-T4-{name}", lambda sm, o=tuning: run_linear_lif(T=4, B=4096, pack=True, save_h=False, **o))
+        case(f"linear-v-{name}", lambda sm, o=tuning: run_linear(state=True, pack=True, v_reset=-0.25, **o))
+        case(f"linear-classes-{name}", lambda sm, o=tuning: run_linear(T=100, B=64, N=10, K=784, bias=False, **o))
+        case(f"linear-pack-T4-{name}", lambda sm, o=tuning: run_linear(T=4, B=4096, pack=True, keep=False, **o))
         for T in (1, 8, 20, 100):
-            case(f"linear-T{T}-{name}", lambda sm, T=T, o=tuning: run_linear_lif(T=T, B=4096, N=1000, K=777, **o))
-case("linear-soft", lambda sm: run_linear_lif(v_reset=None, decay_input=False))
-case("linear-half", lambda sm: run_linear_lif(torch.float16, torch.float16))
-case("linear-bfloat16", lambda sm: run_linear_lif(torch.bfloat16, torch.bfloat16) if sm >= 80 else None)
+            case(f"linear-T{T}-{name}", lambda sm, T=T, o=tuning: run_linear(T=T, B=4096, N=1000, K=777, **o))
+case("linear-soft", lambda sm: run_linear(v_reset=None, decay_input=False))
+case("linear-learnt", lambda sm: run_linear(learnt=True))
+case("linear-half", lambda sm: run_linear(torch.float16, torch.float16))
+case("linear-bfloat16", lambda sm: run_linear(torch.bfloat16, torch.bfloat16) if sm >= 80 else None)
 
 case("gradients-float", lambda sm: run_gradients(sm, torch.float32), quick=True)
 case("gradients-spikes", lambda sm: run_gradients(sm, torch.uint8))
@@ -121,7 +130,7 @@ def run_rate_step(
     adam: bool = True, **options: Any,
 ) -> None:  # fmt: skip
     """The launches of a training step and of an evaluation."""
-    neuron = neuron_arguments(**NEURON | {"tau": 2.0} | options)
+    neuron = compile_neuron(LIF(**{"tau": 2.0} | options))
     problem = Problem(T, classes, pixels, 0, loss == "ce", bias, sm >= 80, neuron)
     weight, offset = torch.nn.Parameter(empty(classes, pixels)), torch.nn.Parameter(empty(classes))
     optimizer: Any = torch.optim.Adam([weight, offset]) if adam else torch.optim.SGD([weight, offset], lr=0.1)

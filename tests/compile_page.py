@@ -109,12 +109,17 @@ def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
+def sources() -> list[Path]:
+    """The modules that define or launch Triton kernels, and those that a neuron's program is made by."""
+    files = sorted((ROOT / "kernels").rglob("*.py"))
+    return [f for f in files if f.parent.name == "neurons" or "fastsnn.kernels.triton" in f.read_text()]
+
+
 def fingerprint() -> str:
-    """Of the modules that define or launch Triton kernels, and of the cases."""
-    files = [file for file in sorted((ROOT / "kernels").glob("*.py")) if "fastsnn.kernels.triton" in file.read_text()]
+    """Of these modules and of the cases."""
     digest = hashlib.sha256()
-    for file in [*files, ROOT / "tests" / "compile_cases.py"]:
-        digest.update(f"{file.name}:{code(file.read_text())}".encode())
+    for file in [*sources(), ROOT / "tests" / "compile_cases.py"]:
+        digest.update(f"{file.relative_to(ROOT).as_posix()}:{code(file.read_text())}".encode())
     return digest.hexdigest()[:16]
 
 

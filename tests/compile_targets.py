@@ -52,7 +52,7 @@ class Variant:
     """A launch as the compiler sees it."""
 
     kernel: Any
-    signature: dict[str, str]
+    signature: dict[str, Any]
     constants: dict[str, Any]
     aligned: tuple[int, ...]
     """Positions of the arguments that are multiples of 16."""
@@ -89,6 +89,8 @@ def variant_of(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Va
             aligned += [i] * (value.data_ptr() % 16 == 0)
         elif isinstance(value, bool):
             kind = "i1"
+        elif isinstance(value, tuple):  # of a neuron's scalars
+            kind = ("fp32",) * len(value)
         elif isinstance(value, int):
             kind = "i32" if -(2**31) <= value < 2**31 else "i64"
             aligned += [i] * (value % 16 == 0 and specialized)

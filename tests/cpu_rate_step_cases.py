@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import contract, philox, reference
+from fastsnn.kernels.neurons import LIF
 from fastsnn.kernels.rate_classifier.numba.step import TRAINING, RateStep
 
 SAMPLES, PIXELS, CLASSES, SEED = 70, 97, 5, 2**40 + 3
@@ -38,13 +39,13 @@ def encoded(images: Tensor, ids: Tensor, T: int, epoch: int, stream: int) -> Ten
 
 def train_reference(
     trained: list[Tensor], optimizer: Any, order: Tensor, data: tuple[Tensor, Tensor], *, T: int, loss: str,
-    epoch: int, batch_size: int, **options: Any,
+    epoch: int, batch_size: int, neuron: LIF,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What :meth:`RateStep.train` computes, by the reference and autograd."""
     images, labels = data
     losses, correct = [], []
     for ids in order.split(batch_size):
-        spikes = reference.linear_lif(encoded(images, ids, T, epoch, TRAINING), *trained, **options)[0]
+        spikes = by_reference(encoded(images, ids, T, epoch, TRAINING), trained, neuron)
         value, right = reference.rate_loss(spikes, labels[ids], loss)
         optimizer.zero_grad()
         value.backward()
@@ -54,9 +55,15 @@ def train_reference(
     return torch.stack(losses), torch.stack(correct)
 
 
-def fused(trained: list[Tensor], optimizer: Any, *, T: int, loss: str, **options: Any) -> RateStep:
+def by_reference(x: Tensor, trained: list[Tensor], neuron: LIF) -> Tensor:
+    """Spikes [T, B, N] of neurons driven by x [T, B, K]."""
     weight, bias = trained if len(trained) == 2 else (*trained, None)
-    return RateStep(weight, bias, optimizer, T=T, seed=SEED, loss=loss, **options)
+    return reference.linear(x, weight, bias, neuron)[0]
+
+
+def fused(trained: list[Tensor], optimizer: Any, *, T: int, loss: str, neuron: LIF) -> RateStep:
+    weight, bias = trained if len(trained) == 2 else (*trained, None)
+    return RateStep(weight, bias, optimizer, T=T, seed=SEED, loss=loss, neuron=neuron)
 
 
 def require_same(actual: list[Tensor], expected: list[Tensor]) -> None:

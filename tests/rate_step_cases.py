@@ -4,16 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+from neuron_cases import kept_potentials
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastsnn import LIFParameters
+from fastsnn import LIF
 from fastsnn.kernels import philox
 from fastsnn.kernels.contract import gradient_error, replay, require, same_bits
 from fastsnn.kernels.rate_classifier.triton import step as rate_step
 from fastsnn.kernels.rate_classifier.triton.launch import Plan
 from fastsnn.kernels.rate_classifier.triton.step import TRAINING, RateStep
-from fastsnn.kernels.reference import lif, rate_loss
+from fastsnn.kernels.reference import linear, rate_loss, scan
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -46,10 +47,10 @@ class Case:
             None: lambda: None,
         }[optimizer]()
         self.T, self.seed, self.loss = T, seed, loss
-        self.neuron = LIFParameters(**neuron).options()
+        self.neuron = LIF(**neuron)
 
     def step(self, module: Any = rate_step) -> Any:
-        options = {"T": self.T, "seed": self.seed, "loss": self.loss} | self.neuron
+        options = {"T": self.T, "seed": self.seed, "loss": self.loss, "neuron": self.neuron}
         return module.RateStep(self.weight, self.bias, self.optimizer, **options)
 
     def spikes(self, ids: Tensor, epoch: int, stream: int) -> Tensor:
@@ -60,7 +61,7 @@ class Case:
 
     def reference(self, ids: Tensor, epoch: int, stream: int) -> tuple[Tensor, Tensor]:
         """Mean loss and correct answers of one batch, under autograd."""
-        spikes, _, _ = lif(F.linear(self.spikes(ids, epoch, stream), self.weight, self.bias), **self.neuron)
+        spikes, _ = linear(self.spikes(ids, epoch, stream), self.weight, self.bias, self.neuron)
         return rate_loss(spikes, self.labels[ids], self.loss)
 
     def reference_train(self, order: Tensor, epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -90,14 +91,14 @@ def plan_of(step: RateStep) -> Plan:
     return plan
 
 
-def membranes(plan: Plan, T: int, classes: int) -> Tensor:
-    """h [T, programs, N] of the sample that each program computed last."""
+def kept_by(plan: Plan, T: int, classes: int) -> Tensor:
+    """What was kept of each step [T, programs, N] for the sample that each program computed last."""
     programs, _, block_n, _ = plan.h.shape
     return plan.h.permute(1, 3, 0, 2).reshape(-1, programs, block_n)[:T, :, :classes]
 
 
 def check_step(case: Case) -> None:
-    """One step of SGD with momentum on all samples: h bit for bit, loss, and the gradients that momentum keeps (C4)."""
+    """One step of SGD with momentum on all samples: what it keeps, loss, and the gradients that momentum keeps (C4)."""
     before = [parameter.detach().clone() for parameter in case.parameters]
     step = case.step()
     data = step.prepare(case.images, case.labels)
@@ -105,14 +106,15 @@ def check_step(case: Case) -> None:
     losses, correct = step.train(data, ids, 3, len(ids))
     step.sync()
     x, labels = case.spikes(ids, 3, TRAINING), case.labels
-    recorded, _, h = lif(F.linear(x, *before), **case.neuron)
+    current = F.linear(x, *before)
+    recorded, _ = scan(current, case.neuron)
     plan = plan_of(step)
     if plan.group == 1:
-        require(same_bits("h", membranes(plan, case.T, len(before[0])), h))
+        require(same_bits("kept", kept_by(plan, case.T, len(before[0])), kept_potentials(case.neuron, current)))
 
     def gradients(dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
         parameters = [parameter.to(dtype).requires_grad_() for parameter in before]
-        spikes, _, _ = replay(F.linear(x.to(dtype), *parameters), None, recorded, **case.neuron)
+        spikes, _ = replay(F.linear(x.to(dtype), *parameters), case.neuron, None, recorded)
         loss, _ = rate_loss(spikes, labels, case.loss)
         return loss.detach(), list(torch.autograd.grad(loss, parameters))
 

@@ -17,7 +17,7 @@ OLDEST = triton.__version__.startswith("3.3.")
 """The Triton of the 10-series, for which the newer targets are not compiled."""
 KERNELS = {
     name
-    for file in (ROOT / "kernels").glob("*.py")
+    for file in (ROOT / "kernels").rglob("*.py")
     for name in re.findall(r"^def (\w+_kernel)\(", file.read_text(), re.M)
 }
 TENSOR_KERNELS = {"matmul_kernel", "split_kernel"}

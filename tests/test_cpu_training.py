@@ -20,10 +20,10 @@ from cpu_rate_step_cases import (
     require_same,
     train_reference,
 )
-from lif_cases import neuron
 from torch import Tensor
 
 import fastsnn
+from fastsnn import LIF
 from fastsnn.kernels import contract
 from fastsnn.kernels.rate_classifier.numba.step import RateStep
 from fastsnn.sources.images import load
@@ -45,12 +45,12 @@ def test_fifty_steps(name: str, loss: str) -> None:
     start = [tensor.detach().clone() for tensor in expected]
     expected_optimizer = optimizer_of(name, expected)
     expected_losses, expected_correct = train_reference(
-        expected, expected_optimizer, order, data, **setting, **neuron()
+        expected, expected_optimizer, order, data, **setting, neuron=LIF()
     )
 
     trained = parameters()
     optimizer = optimizer_of(name, trained)
-    step = fused(trained, optimizer, T=12, loss=loss, **neuron())
+    step = fused(trained, optimizer, T=12, loss=loss, neuron=LIF())
     losses, correct = step.train(step.prepare(*data), order, setting["epoch"], setting["batch_size"])
     step.sync()
     assert len(losses) == 50
@@ -78,9 +78,9 @@ def test_losses_of_the_first_hundred_steps() -> None:
         trained = list(torch.nn.Linear(PIXELS, CLASSES).parameters())
         optimizer = torch.optim.Adam(trained, lr=1e-3)
         if train:
-            results.append(train(trained, optimizer, order, data, **setting, **neuron())[0])
+            results.append(train(trained, optimizer, order, data, **setting, neuron=LIF())[0])
         else:
-            step = fused(trained, optimizer, T=setting["T"], loss="mse", **neuron())
+            step = fused(trained, optimizer, T=setting["T"], loss="mse", neuron=LIF())
             results.append(step.train(step.prepare(*data), order, setting["epoch"], setting["batch_size"])[0])
     assert len(results[0]) == 100
     contract.require(contract.loss_error(results[1], results[0]))
@@ -97,7 +97,7 @@ def test_losses_of_the_reference_job() -> None:
         optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
         step: Any = AutogradStep(layer, optimizer, T=100, seed=0, loss="mse")
         if kind == "fused":
-            step = RateStep(layer.weight, None, optimizer, T=100, seed=0, loss="mse", **neuron())
+            step = RateStep(layer.weight, None, optimizer, T=100, seed=0, loss="mse", neuron=LIF())
         prepared = step.prepare(found.train_images, found.train_labels)
         losses.append(step.train(prepared, torch.arange(6400), 0, 64)[0])
     assert len(losses[0]) == 100
@@ -111,7 +111,7 @@ def trained_bits(order: Tensor, *stops: int) -> list[Tensor]:
     optimizer = torch.optim.Adam(trained, lr=0.003)
     results = []
     for start, stop in zip((0, *stops), (*stops, len(order)), strict=True):
-        step = fused(trained, optimizer, T=33, loss="mse", **neuron())
+        step = fused(trained, optimizer, T=33, loss="mse", neuron=LIF())
         results.append(step.train(step.prepare(*data), order[start:stop], 1, 16)[0])
         step.sync()
         saved, trained = optimizer.state_dict(), [tensor.detach().clone().requires_grad_() for tensor in trained]

@@ -73,7 +73,7 @@ def test_predictions_are_those_of_evaluate(trained: Trained) -> None:
     images, config = recording.dataset.test_images, recording.config
     x = fastsnn.poisson_encode(images, config.T, config.seed, stream=1)
     for weight, bias in recording.layers:
-        x, _ = fastsnn.linear_lif(x, weight, bias, config.neuron, backend="torch")
+        x, _ = fastsnn.linear(x, weight, bias, config.neuron, backend="torch")
     torch.testing.assert_close(recording.rates, x.mean(0), atol=1.01 / config.T, rtol=0)
     assert (recording.predictions == x.mean(0).argmax(-1)).float().mean() > 0.98
 

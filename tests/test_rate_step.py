@@ -9,13 +9,13 @@ import torch
 from rate_step_cases import DEVICE, Case, check_step
 from torch import Tensor
 
-from fastsnn import LIFParameters
+from fastsnn import LIF
 from fastsnn.kernels.contract import require, same_bits
+from fastsnn.kernels.neurons import PLIF, SURROGATES
 from fastsnn.kernels.rate_classifier.numba import step as cpu_rate_step
 from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
 from fastsnn.kernels.rate_classifier.triton import step as rate_step
 from fastsnn.kernels.rate_classifier.triton.step import EVALUATION, TRAINING, unsupported
-from fastsnn.kernels.reference import SURROGATES
 from fastsnn.kernels.triton import INTERPRETED
 
 NEURONS: list[dict[str, Any]] = [
@@ -25,6 +25,7 @@ NEURONS: list[dict[str, Any]] = [
     {"v_reset": -0.5, "surrogate": "piecewise_quadratic", "alpha": 0.75, "detach_reset": True},
     {"v_reset": None, "decay_input": False, "surrogate": "soft_sign", "loss": "ce"},
     {"v_threshold": 0.75, "detach_reset": True, "v_reset": None, "surrogate": "rectangle"},
+    {"tau": 3.0, "v_reset": 0.25, "surrogate": "fast_sigmoid", "alpha": 5.0},
 ]
 
 
@@ -229,8 +230,8 @@ def test_nothing_to_do() -> None:
 
 def test_unsupported_names_the_option() -> None:
     weight = torch.nn.Parameter(torch.zeros(2, 3))
-    fits: dict[str, Any] = {"T": 4, "classes": 2, "pixels": 3, "loss": "mse", "optimizer": None}
-    assert unsupported(**fits, **LIFParameters().options()) is None
+    fits: dict[str, Any] = {"T": 4, "classes": 2, "pixels": 3, "loss": "mse", "optimizer": None, "neuron": LIF()}
+    assert unsupported(**fits) is None
     assert unsupported(**fits | {"T": 1024, "classes": 32, "pixels": 65535}) is None
     assert unsupported(**fits | {"optimizer": torch.optim.SGD([weight], lr=1.0, momentum=0.9)}) is None
     refused = {
@@ -241,6 +242,8 @@ def test_unsupported_names_the_option() -> None:
         "optimizer is AdamW": {"optimizer": torch.optim.AdamW([weight])},
         "weight_decay is 0.1": {"optimizer": torch.optim.Adam([weight], weight_decay=0.1)},
         "nesterov is True": {"optimizer": torch.optim.SGD([weight], lr=1.0, momentum=0.9, nesterov=True)},
+        "neuron is LIF, which doesn't spike": {"neuron": LIF(v_threshold=float("inf"))},
+        "neuron is PLIF, which learns w": {"neuron": PLIF()},
         "2 parameter groups": {"optimizer": torch.optim.SGD([{"params": [weight]}, {"params": []}], lr=1.0)},
     }
     for reason, change in refused.items():

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import torch
-from lif_cases import OPTIONS, case, neuron, require_gradients, require_spikes
+from neuron_cases import OPTIONS, case, require_gradients, require_spikes
 from torch import Tensor
 
-from fastsnn import backends, spikingjelly
+from fastsnn import LIF, PLIF, backends, spikingjelly
 from fastsnn.errors import BackendUnavailable
-from fastsnn.kernels import reference
+from fastsnn.kernels.neurons import SURROGATES, Neuron
 from fastsnn.stack import CUPY_PIP, cuda_headers
 
 needs_cupy = pytest.mark.skipif(
@@ -70,9 +70,9 @@ def _address(value: Tensor | int | float) -> Any:
     return ctypes.byref(ctypes.c_int(value) if isinstance(value, int) else ctypes.c_float(value))
 
 
-def kernels(dtype: torch.dtype, backend: str = "cupy", **options: Any) -> tuple[Any, Any]:
-    """The forward and the backward kernel that the backend launches for these options."""
-    node = spikingjelly.lif_node(dtype, backend=backend, **options)
+def kernels(dtype: torch.dtype, neuron: LIF, backend: str = "cupy") -> tuple[Any, Any]:
+    """The forward and the backward kernel that the backend launches for these neurons."""
+    node = spikingjelly.lif_node(dtype, neuron, backend=backend)
     return node.forward_kernel, node.backward_kernel.kernel
 
 
@@ -80,10 +80,10 @@ def kernels(dtype: torch.dtype, backend: str = "cupy", **options: Any) -> tuple[
 def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> OnCPU:
     if shutil.which("g++") is None:
         pytest.skip("needs the C++ compiler g++")
-    all_options = [
-        neuron(surrogate=name, **param.values[0]) for name, param in itertools.product(spikingjelly.SURROGATES, OPTIONS)
+    neurons = [
+        LIF(surrogate=name, **param.values[0]) for name, param in itertools.product(spikingjelly.SURROGATES, OPTIONS)
     ]
-    every = [kernel for options in all_options for kernel in kernels(torch.float32, "torch", **options)]
+    every = [kernel for neuron in neurons for kernel in kernels(torch.float32, neuron, "torch")]
     return OnCPU(tmp_path_factory.mktemp("cuda"), every)
 
 
@@ -93,23 +93,23 @@ def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> OnCPU:
 def test_generated_source_computes_the_equations(
     options: dict[str, Any], surrogate: str, tau: float, on_cpu: OnCPU
 ) -> None:
-    options = neuron(tau=tau, surrogate=surrogate, **options)
-    forward, backward = kernels(torch.float32, "torch", **options)
+    neuron = LIF(tau=tau, surrogate=surrogate, **options)
+    forward, backward = kernels(torch.float32, neuron, "torch")
     current, v_init, grad_spikes, grad_v = inputs = case(20, 67)
     T, N = current.shape
     common = {"numel": T * N, "N": N, "v_th": 1.0, "decay": 1 / tau}
-    if options["v_reset"] is not None:
-        common["v_reset"] = options["v_reset"]
+    if neuron.v_reset is not None:
+        common["v_reset"] = neuron.v_reset
 
     spikes, h, v_seq = torch.zeros(T, N), torch.zeros(T, N), torch.cat([v_init[None], torch.zeros(T, N)])
     on_cpu.launch(forward, N, x_seq=current, v_v_seq=v_seq, h_seq=h, spike_seq=spikes, **common)
-    require_spikes(spikes, v_seq[-1], current, v_init, bit_equal=options["decay_input"] and tau == 2, **options)
+    require_spikes(spikes, v_seq[-1], current, v_init, neuron, bit_equal=neuron.decay_input and tau == 2)
 
     grad_current, grad_v_init = torch.zeros(T, N), torch.zeros(N)
     upstream = {"grad_spike_seq": grad_spikes, "grad_v_seq": torch.cat([torch.zeros(T - 1, N), grad_v[None]])}
     results = {"grad_x_seq": grad_current, "grad_v_init": grad_v_init}
     on_cpu.launch(backward, N, h_seq=h, **upstream, **results, **common)
-    require_gradients((grad_current, grad_v_init), spikes, *inputs, **options)
+    require_gradients((grad_current, grad_v_init), spikes, *inputs, neuron=neuron)
 
 
 def compile_with_nvrtc(source: str, *options: str) -> str:
@@ -135,7 +135,7 @@ def test_source_compiles_for_a_10_series_gpu(options: dict[str, Any], surrogate:
 
     headers = cuda_headers()
     assert headers is not None, CUPY_PIP[12]
-    for kernel in kernels(dtype, **neuron(surrogate=surrogate, **options)):
+    for kernel in kernels(dtype, LIF(surrogate=surrogate, **options)):
         ptx = compile_with_nvrtc(kernel.full_codes, f"-I{headers}", *configure.cuda_compiler_options)
         assert f".entry {kernel.kernel_name}(" in ptx
         assert ".target sm_61" in ptx
@@ -143,7 +143,7 @@ def test_source_compiles_for_a_10_series_gpu(options: dict[str, Any], surrogate:
 
 @needs_cupy
 def test_fmad_false_leaves_no_contracted_product() -> None:
-    source = kernels(torch.float32, **neuron())[0].full_codes
+    source = kernels(torch.float32, LIF())[0].full_codes
     assert "fma.rn" in compile_with_nvrtc(source, f"-I{cuda_headers()}")
     assert "fma.rn" not in compile_with_nvrtc(source, f"-I{cuda_headers()}", "-fmad=false")
 
@@ -152,13 +152,13 @@ def test_fmad_false_leaves_no_contracted_product() -> None:
 def test_no_source_compiles_without_cuda_headers() -> None:
     """So a missing header has to be found out before training starts."""
     with pytest.raises(RuntimeError, match=re.escape("cuda_fp16.h")):
-        compile_with_nvrtc(kernels(torch.float32, **neuron())[0].full_codes)
+        compile_with_nvrtc(kernels(torch.float32, LIF())[0].full_codes)
 
 
 @needs_cupy
 def test_lif_node_launches_the_kernels_that_it_was_given() -> None:
     """LIFNode replaces a kernel whose attributes aren't its own, and runs none outside of training mode."""
-    node = spikingjelly.lif_node(torch.float16, **neuron(tau=3, v_reset=None, decay_input=False))
+    node = spikingjelly.lif_node(torch.float16, LIF(tau=3, v_reset=None, decay_input=False))
     assert (node.backend, node.step_mode, node.training, node.tau) == ("cupy", "m", True, 3.0)
     common = {"hard_reset": False, "dtype": "half2", "decay_input": False}
     assert node.forward_kernel.check_attributes(**common)
@@ -169,8 +169,8 @@ def test_lif_node_launches_the_kernels_that_it_was_given() -> None:
 
 
 def test_integers_become_floats() -> None:
-    options = neuron(surrogate="sigmoid") | {"tau": 2, "v_threshold": 1, "v_reset": 0, "alpha": 4}
-    node = spikingjelly.lif_node(torch.float32, backend="torch", **options)
+    neuron = LIF(tau=2, v_threshold=1, v_reset=0, surrogate="sigmoid", alpha=4)
+    node = spikingjelly.lif_node(torch.float32, neuron, backend="torch")
     assert [type(value) for value in (node.tau, node.v_threshold, node.v_reset)] == [float] * 3
     assert "expf(- (4.0f) * over_th)" in node.backward_kernel.kernel.full_codes
 
@@ -239,7 +239,7 @@ def test_backward_is_launched_on_torchs_stream(monkeypatch: pytest.MonkeyPatch) 
         events.append("left")
 
     monkeypatch.setattr(spikingjelly, "_torch_stream", stream)
-    launcher = spikingjelly.lif_node(torch.float32, backend="torch", **neuron()).backward_kernel
+    launcher = spikingjelly.lif_node(torch.float32, LIF(), backend="torch").backward_kernel
     launcher.kernel = lambda *arguments: events.append("launched")
     launcher((1,), (1,), {"h_seq": torch.zeros(1, device="meta")})
     assert events == [torch.device("meta"), "launched", "left"]
@@ -253,7 +253,7 @@ def test_without_the_shim_every_launch_fails(monkeypatch: pytest.MonkeyPatch) ->
 
     memory = cupy.cuda.UnownedMemory(8, 8, None, device_id=0)
     count = cupy.ndarray((), dtype=numpy.int64, memptr=cupy.cuda.MemoryPointer(memory, 0))
-    kernel = kernels(torch.float32, **neuron())[0]
+    kernel = kernels(torch.float32, LIF())[0]
     kernel.check_ctypes({"numel": count})
     assert not hasattr(numpy, "int")
     monkeypatch.setattr(spikingjelly.library().kernels.base, "np", numpy)
@@ -267,29 +267,45 @@ def test_importing_the_module_imports_neither_library() -> None:
     assert run.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("surrogate", sorted(set(reference.SURROGATES) - set(spikingjelly.SURROGATES)))
+@pytest.mark.parametrize("surrogate", sorted(set(SURROGATES) - set(spikingjelly.SURROGATES)))
 def test_surrogates_without_cuda_code_are_refused(surrogate: str) -> None:
-    with pytest.raises(ValueError, match=f"surrogate is '{surrogate}'; the cupy backend allows: atan, sigmoid"):
-        spikingjelly.lif(torch.zeros(2, 3), **neuron(surrogate=surrogate))
+    message = f"cannot compute this: SpikingJelly has no CUDA code for the surrogate '{surrogate}', only for atan, sigm"
+    with pytest.raises(ValueError, match=message):
+        spikingjelly.lif(torch.zeros(2, 3), LIF(surrogate=surrogate))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_are_refused(dtype: torch.dtype) -> None:
-    message = f"current has dtype {str(dtype)[6:]}; the cupy backend allows: float32, float16"
+    message = f"its kernels compute in float32, float16, not in {str(dtype)[6:]}"
     with pytest.raises(ValueError, match=message):
-        spikingjelly.linear_lif(torch.zeros(2, 3, 4).bool(), torch.zeros(5, 4, dtype=dtype), **neuron())
+        backends.load("cupy").linear(
+            torch.zeros(2, 3, 4).bool(), torch.zeros(5, 4, dtype=dtype), None, LIF(), None, {}, False, "auto"
+        )
+
+
+@pytest.mark.parametrize(
+    ("neuron", "learns", "message"),
+    [
+        (PLIF(), False, "LIF neurons that spike, not PLIF"),
+        (LIF(v_threshold=float("inf")), False, "LIF neurons that spike"),
+        (LIF(), True, "whose parameters are numbers"),
+    ],
+)
+def test_other_neurons_are_declined(neuron: Neuron, learns: bool, message: str) -> None:
+    assert message in str(spikingjelly.declines(neuron, torch.float32, learns))
+    assert spikingjelly.declines(LIF(), torch.float32, False) is None
 
 
 def test_more_than_an_int_can_count_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"current has shape \[65535, 32768\]; .*\(T \+ 1\) \* neurons up to 2147483647"
     ):
-        spikingjelly.lif(torch.empty(2**16 - 1, 2**15, device="meta"), **neuron())
+        spikingjelly.lif(torch.empty(2**16 - 1, 2**15, device="meta"), LIF())
 
 
 def test_tensors_on_the_cpu_are_refused() -> None:
     with pytest.raises(ValueError, match="current is on cpu; the cupy backend allows: a CUDA GPU"):
-        spikingjelly.lif(torch.zeros(2, 3), **neuron())
+        spikingjelly.lif(torch.zeros(2, 3), LIF())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

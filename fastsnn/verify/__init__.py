@@ -8,7 +8,7 @@ are fed to every check.
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 
 import torch
@@ -16,8 +16,11 @@ import torch
 from fastsnn import backends, devices
 from fastsnn.config import is_device
 from fastsnn.errors import BackendUnavailable
+from fastsnn.kernels.neurons.program import compile_neuron
+from fastsnn.neuron_spec import parse_neuron
 from fastsnn.verify import layers, training
-from fastsnn.verify.cases import CASES, Case
+from fastsnn.verify.case import Case
+from fastsnn.verify.cases import CASES, own_neuron_cases
 from fastsnn.verify.layers import Target
 from fastsnn.verify.report import SCHEMA, Failure, Report, Row, Skipped, rerun_command
 
@@ -27,6 +30,7 @@ CHECKS = {
     "lif": layers.layer,
     "lif-shapes": layers.layer,
     "threshold": layers.threshold,
+    "neuron": layers.neuron,
     "linear": layers.layer,
     "linear-random": layers.layer,
     "currents": layers.currents,
@@ -47,6 +51,7 @@ def verify(
     case: str | None = None,
     progress: Callable[[Row], None] = lambda row: None,
     cases: Iterable[Case] | None = None,
+    neuron: str | None = None,
 ) -> Report:
     """Run the cases on every backend and device of this machine, or on those that are named.
 
@@ -57,19 +62,22 @@ def verify(
         case: run this case alone.
         progress: called with each row before its cases run.
         cases: run these, whatever ``quick`` and ``case`` say.
+        neuron: run the cases of this neuron alone, as ``module:Class`` or ``plif(tau=3)`` (``fastsnn.neuron_spec``).
 
     Raises:
-        ValueError: an unknown backend, device or case, or a case that the backend doesn't have.
+        ValueError: an unknown backend, device, case or neuron, or a case that the backend doesn't have.
+        StepError: the neuron's step says what can't be compiled.
         BackendUnavailable: the backend that was named can't run here.
         DeviceUnavailable: the device that was named is not here.
     """
     if cases is None:
-        cases = [_case(case)] if case else [known for known in CASES.values() if known.quick or not quick]
+        known = _cases_of(neuron) if neuron else CASES
+        cases = [_case(case, known)] if case else [each for each in known.values() if each.quick or not quick]
     chosen = list(cases)
     targets, skipped = find_targets(backend, device)
-    report = Report(quick, skipped=skipped, devices=sorted({target.device for target in targets}, key=str))
+    report = Report(quick, neuron, skipped=skipped, devices=sorted({target.device for target in targets}, key=str))
     for target in targets:
-        report.rows.extend(check(target, chosen, progress, named=case is not None))
+        report.rows.extend(check(target, chosen, progress, case is not None, neuron))
     if case and not any(row.cases for row in report.rows):
         reasons = sorted({f"{row.backend}: {reason}" for row in report.rows for reason in row.left_out})
         raise ValueError(f"case is {case!r}, which has nothing to run here; {'; '.join(reasons)}")
@@ -95,8 +103,9 @@ def find_targets(backend: str | None, device: str | None) -> tuple[list[Target],
 
 
 def check(
-    target: Target, cases: Iterable[Case], progress: Callable[[Row], None] = lambda row: None, named: bool = False
-) -> Iterator[Row]:
+    target: Target, cases: Iterable[Case], progress: Callable[[Row], None] = lambda row: None, named: bool = False,
+    neuron: str | None = None,
+) -> Iterator[Row]:  # fmt: skip
     """Run cases on one backend and device and yield a row for each group; ``named`` cases run whatever their size."""
     for group, members in groupby(cases, key=lambda case: case.group):
         row = Row(target.backend.name, str(target.device), target.mode, group)
@@ -106,7 +115,7 @@ def check(
             if reason := left_out(case, target, named):
                 row.left_out[reason] += 1
             else:
-                _run(case, target, row)
+                _run(case, target, row, rerun_command(target, case.name, neuron))
         row.seconds = time.perf_counter() - started
         yield row
 
@@ -118,6 +127,8 @@ def left_out(case: Case, target: Target, named: bool = False) -> str | None:
         return "it has no fused training step"
     if case.group == "currents" and name == "torch" and target.device.type == "cpu":
         return "torch's product on the CPU is the yardstick of C2"
+    if case.hand_gradient and (name != "torch" or target.device.type != "cpu"):
+        return "the gradient that a neuron brings is compared with its step's on backend torch, on the CPU"
     if target.mode == "interpreter" and not case.small and not named:
         return "too large for Triton's interpreter"
     if name == "cupy" and case.dtype in _HALF:
@@ -125,8 +136,7 @@ def left_out(case: Case, target: Target, named: bool = False) -> str | None:
     return target.backend.declines(case.neuron, torch.float32, bool(case.learn), "linear" if case.K else "scan")
 
 
-def _run(case: Case, target: Target, row: Row) -> None:
-    rerun = rerun_command(target, case.name)
+def _run(case: Case, target: Target, row: Row, rerun: str) -> None:
     try:
         row.add(case.name, CHECKS[case.group](case, target), rerun)
     except training.Refused as refusal:
@@ -142,14 +152,21 @@ def _run(case: Case, target: Target, row: Row) -> None:
             row.failures.append(Failure(case.name, f"{type(error).__name__}: {message}", rerun, trace))
 
 
-def _case(name: str) -> Case:
-    if name in CASES:
-        return CASES[name]
+def _cases_of(text: str) -> dict[str, Case]:
+    """The cases of the neuron that a text names; raises StepError for a step that can't be compiled."""
+    neuron = parse_neuron(text)
+    compile_neuron(neuron)
+    return {case.name: case for case in own_neuron_cases(type(neuron).__name__.lower(), neuron)}
+
+
+def _case(name: str, cases: Mapping[str, Case]) -> Case:
+    if name in cases:
+        return cases[name]
     # The names that begin as this one does: all of them are too many to read.
     prefix = name
-    while not any(known.startswith(prefix) for known in CASES):
+    while not any(known.startswith(prefix) for known in cases):
         prefix = prefix.rpartition("-")[0]
-    raise ValueError(f"case is {name!r}; allowed: {', '.join(known for known in CASES if known.startswith(prefix))}")
+    raise ValueError(f"case is {name!r}; allowed: {', '.join(known for known in cases if known.startswith(prefix))}")
 
 
 def _devices(name: str | None) -> list[torch.device]:

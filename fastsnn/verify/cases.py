@@ -1,118 +1,23 @@
-"""The cases of ``fastsnn verify``: a grid of neurons, dtypes and odd shapes, and the inputs of each, drawn on the CPU.
+"""The cases of ``fastsnn verify``: a grid of neurons, dtypes and odd shapes.
 
 A case's name says what it holds, as in ``lif-soft-whole-detached-tau3.7-erf``:
 
     hard, rest, soft      the reset: to 0, to -0.3, or by subtraction
     decay, whole          the current is divided by tau, or taken whole
     attached, detached    whether the gradient sees the reset
-
-Shapes: T time steps, B samples, K inputs, N neurons.
 """
 
-import zlib
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 from itertools import product
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from fastsnn.kernels.neurons import LIF, SURROGATES, Neuron
+from fastsnn.kernels.neurons import IF, LIF, NEURONS, SURROGATES, Neuron
+from fastsnn.verify.case import Case
 
 _ALPHAS = {name: row.alpha for name, row in SURROGATES.items()}
 RESETS = {"hard": 0.0, "rest": -0.3, "soft": None}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One check of one group; ``group`` names the row that it belongs to and the function that runs it."""
-
-    name: str
-    group: str
-    neuron: Neuron = LIF()  # noqa: RUF009 - frozen
-    T: int = 12
-    B: int = 3
-    K: int = 0
-    N: int = 31
-    dtype: torch.dtype = torch.float32
-    """Of the current, or of x and weight; the neuron's state is fp32 always."""
-    x_dtype: torch.dtype | None = None
-    """Of x, where it is not ``dtype``: bool or uint8 spikes."""
-    dyadic: bool = False
-    """Weights are multiples of 1/8 and inputs 0 or 1: currents are exact in whatever order they are summed."""
-    bias: bool = False
-    learn: tuple[str, ...] = ()
-    """Parameters of the neuron that learn, one for each neuron of a layer."""
-    state: bool = False
-    """Start from random states, not at rest."""
-    strided: bool = False
-    """The input is a transposed view."""
-    loss: str = "mse"
-    optimizer: str = "sgd"
-    fused: bool = False
-    """Train with the backend's fused step, not layer by layer."""
-    batch_size: int = 0
-    steps: int = 1
-    quick: bool = False
-    """Part of ``--quick``."""
-    small: bool = True
-    """Small enough for Triton's interpreter."""
-
-
-class Inputs(NamedTuple):
-    """The tensors of a case, on the CPU; ``x`` is the current [T, B, N] or the layer's input [T, B, K]."""
-
-    x: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    state: Tensor | None
-    parameters: dict[str, Tensor]
-    grad_output: Tensor
-    grad_state: Tensor
-
-
-def generator(case: Case) -> torch.Generator:
-    """Random numbers that depend on the case's name alone."""
-    return torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
-
-
-def draw(case: Case) -> Inputs:
-    """Inputs under which neurons are neither silent nor saturated."""
-    T, B, K, N = case.T, case.B, case.K, case.N
-    random = generator(case)
-    gain = 1 / case.neuron.tau if isinstance(case.neuron, LIF) and not case.neuron.decay_input else 1.0
-    weight = bias = None
-    if K:
-        density = min(0.3, 12 / K)
-        count = density * K  # inputs that spike at a time step
-        x = torch.rand(T, B, K, generator=random) < density
-        spikes = x.to(case.x_dtype or case.dtype)
-        if case.dyadic:
-            weight, bias = dyadic(random, N, K), dyadic(random, N)
-        else:
-            weight = _normal(random, N, K) * 1.2 / count**0.5 + 1.8 / count
-            bias = _normal(random, N) * 0.3
-        weight, bias = weight.to(case.dtype), bias.to(case.dtype) if case.bias else None
-        inputs = spikes if case.dyadic or case.x_dtype else (spikes * (_normal(random, T, B, K) + 1)).to(case.dtype)
-    else:
-        inputs = ((_normal(random, T, B, N) * 1.5 + 1.0) * gain).to(case.dtype)
-    if case.strided:
-        inputs = inputs.transpose(0, 1).contiguous().transpose(0, 1)
-    states = len(case.neuron.states)
-    state = torch.rand(states, B, N, generator=random) - 0.2 if case.state else None
-    grad_output, grad_state = _normal(random, T, B, N).to(case.dtype), _normal(random, states, B, N)
-    values = case.neuron.parameters()
-    parameters = {name: values[name] * (1 + 0.1 * torch.rand(N, generator=random)) for name in case.learn}
-    return Inputs(inputs, weight, bias, state, parameters, grad_output, grad_state)
-
-
-def dyadic(random: torch.Generator, *shape: int) -> Tensor:
-    """Multiples of 1/8 from -1/2 to 6/8."""
-    return torch.randint(-4, 7, shape, generator=random) / 8
-
-
-def _normal(random: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=random)
 
 
 def _neurons() -> list[tuple[str, LIF]]:
@@ -170,6 +75,48 @@ def _threshold() -> list[Case]:
         Case(f"threshold-{surrogate}", "threshold", replace(neuron, surrogate=surrogate, alpha=alpha), T=2, quick=True)
         for surrogate, alpha in _ALPHAS.items()
     ]
+
+
+def neuron_cases(name: str, neuron: Neuron) -> list[Case]:
+    """A neuron of any kind: given currents and behind a linear layer, with numbers for parameters and with learnt ones.
+
+    All of its parameters learn that are finite, but for the surrogate's sharpness.
+    """
+    values = neuron.parameters()
+    learn = tuple(field for field, value in values.items() if field != "alpha" and math.isfinite(value))
+    scan = Case(f"neuron-{name}-scan", "neuron", neuron, state=True)
+    layer = replace(scan, name=f"neuron-{name}-linear", K=37, N=19, dyadic=True, bias=True)
+    cases = [scan, layer]
+    if learn:
+        cases += [
+            replace(scan, name=f"neuron-{name}-learnt", learn=learn, quick=True),
+            replace(layer, name=f"neuron-{name}-learnt-linear", learn=learn),
+        ]
+    if neuron.has_gradient:
+        cases.append(Case(f"neuron-{name}-gradient", "neuron", neuron, hand_gradient=True, quick=True))
+    return cases
+
+
+def own_neuron_cases(name: str, neuron: Neuron) -> list[Case]:
+    """What ``fastsnn verify --neuron`` runs: the cases of a registered neuron, other sizes, and float products."""
+    cases = {case.name.removeprefix(f"neuron-{name}-"): case for case in neuron_cases(name, neuron)}
+    scan, layer = cases["scan"], cases["linear"]
+    sizes = [
+        replace(scan, name="at-rest", state=False),
+        replace(scan, name="one", T=1, B=1, N=1),
+        replace(scan, name="primes", T=7, N=131),
+        replace(scan, name="T131", T=131, B=2, N=13),
+        replace(scan, name="empty", B=0),
+        replace(layer, name="linear-random", dyadic=False),
+        replace(layer, name="linear-T131", T=131, B=2, K=11, N=13),
+    ]
+    return [*cases.values(), *(replace(case, name=f"neuron-{name}-{case.name}") for case in sizes)]
+
+
+def _neuron_kinds() -> list[Case]:
+    """Every registered neuron, and one that never fires."""
+    known = {name: kind() for name, kind in NEURONS.items()} | {"read-out": LIF(v_threshold=math.inf)}
+    return [case for name, neuron in known.items() for case in neuron_cases(name, neuron)]
 
 
 def _linear() -> list[Case]:
@@ -236,6 +183,8 @@ def _rate_steps() -> list[Case]:
         replace(base, name="T33", T=33, optimizer="adam", bias=True),
         replace(base, name="T131", T=131, loss="ce"),
         replace(base, name="primes", T=31, B=5, K=131, N=17, batch_size=3, bias=True),
+        replace(base, name="if", neuron=IF(v_threshold=2.0, surrogate="sigmoid"), bias=True, optimizer="adam"),
+        replace(base, name="if-soft", neuron=IF(v_threshold=2.0, v_reset=None, detach_reset=True), loss="ce"),
         replace(base, name="digits-sized", T=100, B=70, K=64, N=10, batch_size=64, optimizer="adam", small=False),
         replace(base, name="mnist-sized", T=100, B=64, K=784, N=10, batch_size=64, small=False),
     ]
@@ -278,6 +227,7 @@ GRID = (
     *_lif(),
     *_lif_shapes(),
     *_threshold(),
+    *_neuron_kinds(),
     *_linear(),
     *_linear_random(),
     *_currents(),

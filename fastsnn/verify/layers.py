@@ -1,8 +1,8 @@
 """Checks of the operations scan and linear: bits, spikes, states and gradients against the reference (C1 to C4, C6)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,12 @@ from torch.nn import functional as F
 from fastsnn.backends import Backend
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.contract import Measurement
-from fastsnn.verify.cases import Case, Inputs, draw
+from fastsnn.kernels.error_analysis import EPS
+from fastsnn.kernels.neurons.language import Value
+from fastsnn.kernels.neurons.program import compile_neuron
+from fastsnn.verify.case import Case, Inputs, draw, generator
+
+_OF_A_LIBRARY = ("exp", "sigmoid", "reciprocal")
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ def layer(case: Case, target: Target) -> list[Measurement]:
     """One forward and backward pass, against the reference's bits if currents are exact, and against float64."""
     inputs = draw(case)
     outcome, found = run(case, target, inputs), []
-    if (case.dyadic or not case.K) and promises_bits(target):
+    if (case.dyadic or not case.K) and promises_bits(target, case):
         with torch.no_grad():
             silent = _called(case, target.backend, _arguments(case, inputs, target.device))
         x, weight, bias = (None if tensor is None else tensor.float() for tensor in inputs[:3])
@@ -58,7 +63,7 @@ def against_float64(case: Case, target: Target, inputs: Inputs, outcome: Outcome
     if spikes.shape != inputs.grad_output.shape:
         return [contract.close("spikes", spikes, inputs.grad_output.double(), 0.0, "C3")]
     exact = _replayed(case, inputs, spikes, torch.float64)
-    magnitude, eps = None, contract.EPS
+    magnitude, eps = None, EPS
     if inputs.weight is not None:
         magnitude, eps = contract.product_magnitude(inputs.x, inputs.weight, inputs.bias), torch.finfo(case.dtype).eps
     states = None if inputs.state is None else inputs.state.unbind()
@@ -86,6 +91,40 @@ def threshold(case: Case, target: Target) -> list[Measurement]:
         contract.same_bits("spikes", outcome.output, ones),
         *against_float64(case, target, inputs, outcome),
     ]
+
+
+def neuron(case: Case, target: Target) -> list[Measurement]:
+    """A neuron of any kind: as a layer, or the gradient that it brings."""
+    return hand_gradient(case) if case.hand_gradient else layer(case, target)
+
+
+def hand_gradient(case: Case) -> list[Measurement]:
+    """C4: the gradient that a neuron brings against the one that autograd derives from its step, both in float64."""
+    random, states, points = generator(case), case.neuron.states, 2000
+    names = ["x", *states, "grad_output", *(f"grad_{name}" for name in states)]
+    values = torch.randn(len(names), points, generator=random, dtype=torch.float64) * 1.5 + 0.5
+    places, upstream = values[: 1 + len(states)].clone().requires_grad_(), values[1 + len(states) :]
+    bound = reference.on_tensors(case.neuron, places)
+    x, *before = places.unbind()
+    output, after = reference.step(bound, x, before)
+    pairs = [pair for pair in zip((output, *after), upstream, strict=True) if pair[0].requires_grad]
+    derived = torch.autograd.grad([value for value, _ in pairs], places, [grad for _, grad in pairs])[0]
+    found = []
+    for i, brought in enumerate(bound.gradient(*cast("list[Value]", values.unbind()))):
+        gradient = torch.as_tensor(brought, dtype=torch.float64).expand(points)  # as it may be a number
+        measured = contract.close(f"gradient by hand of {names[i]}", gradient, derived[i], _rounding(derived[i]), "C4")
+        if not measured.ok:
+            first = int((~((gradient - derived[i]).abs() <= _rounding(derived[i]))).nonzero()[0])
+            at = ", ".join(f"{name} = {values[j, first].item():.6g}" for j, name in enumerate(names))
+            numbers = f"it is {gradient[first].item():.6g}, that of the step {derived[i, first].item():.6g}"
+            measured = replace(measured, where=f"{numbers}, first at {at}")
+        found.append(measured)
+    return found
+
+
+def _rounding(exact: Tensor) -> Tensor:
+    """What two ways to compute the same in float64 may differ by."""
+    return 1e-9 * (exact.abs() + 1)
 
 
 def currents(case: Case, target: Target) -> list[Measurement]:
@@ -117,9 +156,14 @@ def repeat(case: Case, target: Target) -> list[Measurement]:
     return found
 
 
-def promises_bits(target: Target) -> bool:
-    """Whether C1 covers the backend: SpikingJelly's kernels contract to fma and are held to C3."""
-    return target.backend.name != "cupy"
+def promises_bits(target: Target, case: Case) -> bool:
+    """Whether C1 covers the backend and the neuron.
+
+    SpikingJelly's kernels contract to fma and are held to C3, as is a step that takes a function such as exp, which
+    has another last bit in each library, of a current or a state.
+    """
+    steps = compile_neuron(case.neuron, case.learn).forward.instructions
+    return target.backend.name != "cupy" and not any(step.op in _OF_A_LIBRARY for step in steps)
 
 
 def run(case: Case, target: Target, inputs: Inputs) -> Outcome:

@@ -2,6 +2,7 @@
 
 import math
 import platform
+import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -104,6 +105,8 @@ class Report:
     """Everything that one call of ``verify`` found."""
 
     quick: bool
+    neuron: str | None = None
+    """The neuron whose cases alone were run."""
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     devices: list[torch.device] = field(default_factory=list)
@@ -126,6 +129,7 @@ class Report:
             "schema": SCHEMA,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "quick": self.quick,
+            "neuron": self.neuron,
             "ok": self.ok,
             "machine": _machine(self.devices),
             "versions": runs.versions(),
@@ -134,10 +138,11 @@ class Report:
         }
 
 
-def rerun_command(target: Target, case: str) -> str:
+def rerun_command(target: Target, case: str, neuron: str | None = None) -> str:
     """The command that runs one case alone, as it ran here."""
     prefix = "TRITON_INTERPRET=1 " if target.mode == "interpreter" else ""
-    return f"{prefix}fastsnn verify --backend {target.backend.name} --device {target.device} --case {case}"
+    of_neuron = f" --neuron {shlex.quote(neuron)}" if neuron else ""
+    return f"{prefix}fastsnn verify --backend {target.backend.name} --device {target.device}{of_neuron} --case {case}"
 
 
 def _machine(devices: list[torch.device]) -> dict[str, Any]:

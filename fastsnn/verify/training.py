@@ -19,7 +19,7 @@ from fastsnn.kernels.contract import Measurement
 from fastsnn.kernels.neurons import Neuron
 from fastsnn.sources import images as data
 from fastsnn.steps import EVALUATION, TRAINING, AutogradStep
-from fastsnn.verify.cases import Case, dyadic, generator
+from fastsnn.verify.case import Case, dyadic, generator
 from fastsnn.verify.layers import Target
 
 SEED, EPOCH = 2**40 + 7, 3
