@@ -86,9 +86,9 @@ def _currents(
 def _walk(
     current_ptr, h_ptr, v, tau, inv_tau, leak, v_threshold, v_reset,
     DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
-    STEPS: tl.constexpr, UNROLL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    steps, UNROLL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The neurons over rows of currents [STEPS, BLOCK_N]: writes h [BLOCK_N, BLOCK_T], returns the last v [BLOCK_N].
+    """The neurons over rows of currents [steps, BLOCK_N]: writes h [BLOCK_N, BLOCK_T], returns the last v [BLOCK_N].
 
     The next rows are loaded before the present ones are used, since a load can't be moved over a store.
     """
@@ -96,7 +96,7 @@ def _walk(
     rows = ()
     for i in tl.static_range(UNROLL):
         rows += (tl.load(current_ptr + i * BLOCK_N + offs_n),)
-    for t in range(0, STEPS, UNROLL):
+    for t in range(0, steps, UNROLL):
         later = ()
         for i in tl.static_range(UNROLL):
             later += (tl.load(current_ptr + (t + UNROLL + i) * BLOCK_N + offs_n),)
@@ -110,19 +110,20 @@ def _walk(
 
 @triton.jit
 def _rate_gradient(
-    spikes, label, size, T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, CROSS_ENTROPY: tl.constexpr
+    spikes, label, size, inv_T, scale, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, CROSS_ENTROPY: tl.constexpr
 ):
-    """Gradient of the batch's mean loss by one spike of each neuron [BLOCK_N], from their numbers of spikes."""
+    """Gradient of the batch's mean loss by one spike of each neuron [BLOCK_N], from their numbers of spikes.
+
+    ``scale`` is that of one sample's loss: 1 / T with cross entropy, else 2 / (CLASSES T).
+    """
     offs_n = tl.arange(0, BLOCK_N)
     target = tl.where(offs_n == label, 1.0, 0.0)
-    rate = spikes * (1.0 / T)
+    rate = spikes * inv_T
     if CROSS_ENTROPY:
         e = tl.where(offs_n < CLASSES, tl.exp(rate - tl.max(rate, 0)), 0.0)
         error = e * tl.div_rn(1.0, tl.sum(e, 0)) - target
-        scale = 1.0 / T
     else:
         error = tl.where(offs_n < CLASSES, rate - target, 0.0)
-        scale = 2.0 / (CLASSES * T)
     return error * tl.div_rn(scale, size.to(tl.float32))
 
 
@@ -174,26 +175,26 @@ def _clear(partial_ptr, stamp_ptr, stamp, rows, BLOCK_N: tl.constexpr):
     tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit(do_not_specialize=["batch", "batch_size", "pixels", "T"])
 def step_kernel(
     sizes_ptr, samples_ptr, pixels_ptr, words_ptr, weight_ptr, plane_ptr,
     current_ptr, h_ptr, partial_ptr, stamp_ptr, spikes_ptr,
-    batch, batch_size, capacity, pixels,
+    batch, batch_size, capacity, pixels, T, inv_T, scale,
     tau, inv_tau, leak, v_threshold, v_reset, alpha,
     DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr, HARD_RESET: tl.constexpr,
     DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr, CROSS_ENTROPY: tl.constexpr, HAS_BIAS: tl.constexpr,
-    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    LONG: tl.constexpr, CLASSES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr, UNROLL: tl.constexpr, EXACT: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """Grid (groups of GROUP samples, batches from ``batch`` on)."""
-    CHUNKS: tl.constexpr = (T + 127) // 128
-    STEPS: tl.constexpr = T if T < BLOCK_T else BLOCK_T
+    """Grid (groups of GROUP samples, batches from ``batch`` on); LONG is a T of several chunks."""
+    chunks = (T + 127) // 128 if LONG else 1
+    steps = tl.minimum(T, BLOCK_T)
     # Several passes add to the same rows: the partial sum is cleared first, and each pass reads what it adds to.
-    ACCUMULATE: tl.constexpr = BACKWARD and GROUP * CHUNKS > 1
+    ACCUMULATE: tl.constexpr = BACKWARD and (GROUP > 1 or LONG)
     group, batch = tl.program_id(0), batch + tl.program_id(1)
     program = (tl.program_id(1) * tl.num_programs(0) + group).to(tl.int64)
     current_ptr += program * ((BLOCK_T + UNROLL) * BLOCK_N)
-    h_ptr += program * (CHUNKS * BLOCK_T * BLOCK_N)
+    h_ptr += program * (chunks * BLOCK_T * BLOCK_N)
     partial_ptr += program * (pixels + 1) * BLOCK_N
     stamp_ptr += program * (pixels + 1)
     size, stamp = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1) + 1
@@ -208,10 +209,10 @@ def step_kernel(
         count = tl.load(samples_ptr + slot * 2, mask=b < batch_size, other=0)
         label = tl.load(samples_ptr + slot * 2 + 1, mask=b < batch_size, other=0)
         if b < size:
-            pixel_ptr, word_ptr = pixels_ptr + slot * capacity, words_ptr + slot * CHUNKS * 4 * capacity
+            pixel_ptr, word_ptr = pixels_ptr + slot * capacity, words_ptr + slot * chunks * 4 * capacity
             v = tl.zeros((BLOCK_N,), tl.float32) + v_reset
             spikes = tl.zeros((BLOCK_N,), tl.float32)
-            for chunk in range(CHUNKS):
+            for chunk in range(chunks):
                 current = _currents(
                     pixel_ptr, word_ptr + chunk * 4 * capacity, weight_ptr, plane_ptr, count, capacity, pixels,
                     BLOCK_T, BLOCK_N, BLOCK_K, EXACT,
@@ -221,20 +222,20 @@ def step_kernel(
                 h_rows = h_ptr + chunk * BLOCK_T * BLOCK_N
                 v = _walk(
                     current_ptr, h_rows, v, tau, inv_tau, leak, v_threshold, v_reset,
-                    DECAY_INPUT, RESTING, POWER_OF_TWO, HARD_RESET, STEPS, UNROLL, BLOCK_T, BLOCK_N,
+                    DECAY_INPUT, RESTING, POWER_OF_TWO, HARD_RESET, steps, UNROLL, BLOCK_T, BLOCK_N,
                 )  # fmt: skip
                 tl.debug_barrier()
                 mask_t = (chunk * 128 + offs_t < T)[None, :]
-                h = tl.load(h_rows + h_tile, mask=mask_t, other=0.0)
+                h = tl.load(h_rows + h_tile)  # past T it counts nowhere
                 spikes += tl.sum(tl.where(mask_t & (h >= v_threshold), 1.0, 0.0), 1)
             tl.store(spikes_ptr + slot * BLOCK_N + offs_n, spikes)
             if BACKWARD:
-                g = _rate_gradient(spikes, label, size, T, CLASSES, BLOCK_N, CROSS_ENTROPY)
+                g = _rate_gradient(spikes, label, size, inv_T, scale, CLASSES, BLOCK_N, CROSS_ENTROPY)
                 gh_next = tl.zeros((BLOCK_N,), tl.float32)
-                for j in range(CHUNKS):
-                    chunk = CHUNKS - 1 - j
+                for j in range(chunks):
+                    chunk = chunks - 1 - j
                     mask_t = (chunk * 128 + offs_t < T)[None, :]
-                    h = tl.load(h_ptr + chunk * BLOCK_T * BLOCK_N + h_tile, mask=mask_t, other=0.0)
+                    h = tl.load(h_ptr + chunk * BLOCK_T * BLOCK_N + h_tile)
                     spike_slope, reset_slope = slopes(
                         h, v_threshold, v_reset, alpha, HARD_RESET, DETACH_RESET, SURROGATE
                     )
@@ -242,7 +243,7 @@ def step_kernel(
                     a = tl.where(mask_t & (g != 0.0)[:, None], reset_slope * leak, 0.0)
                     c = tl.where(mask_t, g[:, None] * spike_slope, 0.0)
                     a, gh = tl.associative_scan((a, c), 1, _compose, reverse=True)
-                    if CHUNKS > 1:
+                    if LONG:
                         gh += a * gh_next[:, None]
                         gh_next = tl.sum(tl.where(offs_t[None, :] == 0, gh, 0.0), 1)
                     gradient = gh * inv_tau if DECAY_INPUT else gh
