@@ -196,7 +196,7 @@ class Plan:
         self._finish(0, batches, -1)
 
     def _finish(self, batch: int, batches: int, pixels: int) -> None:
-        """Count the losses and answers of ``batches`` from ``batch`` on, and train the weights of ``pixels`` + 1 rows."""
+        """Count losses and answers of ``batches`` from ``batch`` on, and train ``pixels`` + 1 rows of the weights."""
         problem, parameters = self.problem, self.parameters
         moments = parameters.moments or [parameters.weight] * 2  # without an optimizer nothing is trained
         update_kernel[-(-(pixels + 1) // BLOCK_P) + 1, batches](

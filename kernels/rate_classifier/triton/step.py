@@ -9,7 +9,8 @@ interpreter, the same launches are made one by one.
 
 It computes what ``poisson_encode``, a linear layer, LIF neurons, ``reference.rate_loss`` and a torch optimizer compute.
 Kernels: ``encode.py``, ``kernels.py``, ``update.py``. Launches: ``launch.py``.
-Twin: ``kernels/rate_classifier/numba/step.py``. Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
+Twin: ``kernels/rate_classifier/numba/step.py``. Reference: ``kernels/reference.py``.
+Tests: ``tests/test_rate_step.py``.
 """
 
 from typing import Any

@@ -68,9 +68,8 @@ def update_kernel(
             CLASSES, BLOCK_N, BLOCK_B, CROSS_ENTROPY,
         )  # fmt: skip
         # Past all of the batches. Only the encoder reads the step counter: no program of this launch can see it move.
-        if size > 0:
-            if tl.program_id(1) == 0:
-                tl.store(job_ptr, (step + tl.num_programs(1)).to(tl.int64))
+        if (size > 0) & (tl.program_id(1) == 0):
+            tl.store(job_ptr, (step + tl.num_programs(1)).to(tl.int64))
     else:
         rows = pixels + 1
         offs_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
