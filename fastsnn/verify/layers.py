@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fastsnn.backends import Backend
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.contract import Measurement
+from fastsnn.kernels.triton.linear_lif import full_precision
 from fastsnn.verify.cases import Case, Inputs, draw
 
 
@@ -98,8 +99,11 @@ def currents(case: Case, target: Target) -> list[Measurement]:
     with torch.no_grad():
         device = target.device
         _, v = target.backend.linear_lif(driven.to(device), weight.to(device), **case.neuron.options())
-    rows = driven.sum(0, dtype=weight.dtype)
-    return [contract.current_error(v, rows.double() @ weight.double().T, rows @ weight.T)]
+    rows, library = driven.sum(0, dtype=weight.dtype), None
+    if device.type == "cuda":
+        with full_precision(device):
+            library = rows.to(device) @ weight.to(device).T
+    return [contract.current_error(v, rows.double() @ weight.double().T, rows @ weight.T, library)]
 
 
 def repeat(case: Case, target: Target) -> list[Measurement]:
