@@ -144,12 +144,20 @@ def _accumulate(ptr, value, mask, ACCUMULATE: tl.constexpr):
 
 @triton.jit
 def _add_weight_gradient(
-    gradient, pixel_ptr, word_ptr, partial_ptr, stamp_ptr, stamp, count, capacity,
+    gradient, pixel_ptr, word_ptr, scratch_ptr, partial_ptr, stamp_ptr, stamp, count, capacity,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
     """Add the spikes times the currents' gradient [BLOCK_N, BLOCK_T] to the rows of the non-zero pixels."""
     offs_n = tl.arange(0, BLOCK_N)
-    gradient = tl.trans(gradient)
+    if EXACT:
+        gradient = tl.trans(gradient)
+    else:
+        # A product in fp32 reads its right operand from shared memory by rows. Transposed in registers, those rows would
+        # lie in one bank; a round trip through the cache turns them.
+        tile = scratch_ptr + tl.arange(0, BLOCK_T)[:, None] * BLOCK_N + offs_n[None, :]
+        tl.store(tl.trans(tile), gradient)
+        tl.debug_barrier()
+        gradient = tl.load(tile)
     high, middle, low = split3(gradient)
     for first in range(0, count, BLOCK_K):
         offs_k = first + tl.arange(0, BLOCK_K)
@@ -248,7 +256,7 @@ def step_kernel(
                         gh_next = tl.sum(tl.where(offs_t[None, :] == 0, gh, 0.0), 1)
                     gradient = gh * inv_tau if DECAY_INPUT else gh
                     _add_weight_gradient(
-                        gradient, pixel_ptr, word_ptr + chunk * 4 * capacity, partial_ptr, stamp_ptr, stamp,
+                        gradient, pixel_ptr, word_ptr + chunk * 4 * capacity, current_ptr, partial_ptr, stamp_ptr, stamp,
                         count, capacity, BLOCK_T, BLOCK_N, BLOCK_K, EXACT, ACCUMULATE,
                     )  # fmt: skip
                     if HAS_BIAS:
