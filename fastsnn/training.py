@@ -18,6 +18,7 @@ from fastsnn import backends, devices, notices, runs
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
+from fastsnn.kernels import triton
 from fastsnn.kernels.numba import before_compiling
 from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.nn import LinearLIF
@@ -57,7 +58,14 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     group = Group.from_environment()
     run = Run.reopen(resume, config, writable=group.leader) if resume else Run.create(config or Config(), group.leader)
     compiling = "compiling the CPU kernels: once on this machine, in less than a minute"
-    with told, run, _settings_kept(), before_compiling(lambda: monitor.message(compiling)):
+    for_gpu = "compiling GPU kernel {}, {}: some seconds, once on this machine"
+    with (
+        told,
+        run,
+        _settings_kept(),
+        before_compiling(lambda: monitor.message(compiling)),
+        triton.before_compiling(lambda name, count: monitor.message(for_gpu.format(count, name))),
+    ):
         trainer = _Trainer(run, monitor, group)
         try:
             return trainer.run_epochs()

@@ -18,6 +18,7 @@ OLDEST = triton.__version__.startswith("3.3.")
 KERNELS = {
     name
     for file in (ROOT / "kernels").rglob("*.py")
+    if "triton" in file.parent.parts
     for name in re.findall(r"^def (\w+_kernel)\(", file.read_text(), re.M)
 }
 TENSOR_KERNELS = {"matmul_kernel", "split_kernel"}
@@ -73,6 +74,21 @@ def test_every_fault_is_noticed() -> None:
     assert faults.keys() == FAULTS.keys()
     for name, expected in FAULTS.items():
         assert (expected in "; ".join(faults[name])) if expected else faults[name] == [], (name, faults[name])
+
+
+def test_what_a_run_compiles() -> None:
+    """At most 5 kernels for a first training run, and none for another batch size or number of pixels.
+
+    Another T costs those of the step, whose tiles depend on it; encoding layer by layer costs one kernel for all.
+    """
+    found = run("tests.compile_counts")
+    assert found.returncode == 0, found.stderr
+    counts = json.loads(found.stdout)
+    assert len(counts["first run"]) <= 5, counts
+    assert counts["batch sizes"] == []
+    assert counts["data sets"] == []
+    assert set(counts["T"]) <= {"step_kernel"}
+    assert counts["encoding"] == ["poisson_kernel"]
 
 
 def test_page_belongs_to_the_code() -> None:

@@ -66,6 +66,7 @@ def test_step_of_the_most_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first and the last pixel of the largest image among those that are not 0."""
     if INTERPRETED:  # which runs programs one by one: a few large ones, that a compiler would take minutes for
         monkeypatch.setattr(rate_step_launch, "BLOCK_P", 8192)
+        monkeypatch.setattr(rate_step_launch, "BLOCK_G", 2)
     case = Case(2, rate_step.MAX_PIXELS, 3, 6, optimizer="momentum", dyadic=True)
     case.images[:] = 0
     case.images[:, [0, 1, 40_000, -1]] = torch.tensor([[255, 9, 0, 200], [130, 0, 255, 255]], dtype=torch.uint8)

@@ -2,7 +2,9 @@
 
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +73,27 @@ def test_what_triton_has_built_before_needs_neither(tmp_path: Path, monkeypatch:
     install(tmp_path, monkeypatch, None, headers=False)
     monkeypatch.setattr(triton_kernels, "_driver_is_built", lambda: True)
     assert triton_kernels.toolchain_refusal() is None
+
+
+def test_a_wait_for_the_compiler_is_announced_with_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each kernel, and by whatever ends the block it is over."""
+    compiler = pytest.importorskip("triton.compiler.compiler")
+    events: list[Any] = []
+
+    class Source:
+        def __init__(self, name: str) -> None:
+            self.fn = type(name, (), {})
+
+        def make_ir(self, target: str) -> None:
+            events.append(target)
+
+    monkeypatch.setattr(compiler, "ASTSource", Source)
+    with suppress(KeyboardInterrupt), triton_kernels.before_compiling(lambda *said: events.append(said)):
+        Source("encode_kernel").make_ir("sm_90")
+        Source("step_kernel").make_ir("sm_90")
+        raise KeyboardInterrupt
+    Source("update_kernel").make_ir("sm_90")
+    assert events == [("encode_kernel", 1), "sm_90", ("step_kernel", 2), "sm_90", "sm_90"]
 
 
 def test_backend_triton_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

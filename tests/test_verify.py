@@ -22,6 +22,8 @@ from fastsnn.backends import Backend
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import reference
 from fastsnn.kernels.reference import SURROGATES
+from fastsnn.kernels.triton import planes
+from fastsnn.kernels.triton.linear_lif_forward import choose_tile
 from fastsnn.verify import CASES, CHECKS, Target
 from fastsnn.verify.cases import GRID, draw
 
@@ -310,3 +312,14 @@ def test_command_for_a_backend_that_cannot_run() -> None:
     assert found.returncode == 1
     assert len(found.stderr.splitlines()) == 1
     assert "TRITON_INTERPRET=1" in found.stderr
+
+
+@pytest.mark.parametrize("name", ["linear-random-columns128", "currents-K4096-dense-columns128"])
+@pytest.mark.parametrize("multiprocessors", [114, 132, 148, 160])
+def test_a_case_takes_the_tile_of_128_columns(name: str, multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the GPUs that have it: an H100, an H200, a B200 and a B300."""
+    case, device = CASES[name], torch.device("cuda")
+    monkeypatch.setattr(planes, "multiprocessors", lambda device: multiprocessors)
+    monkeypatch.setattr(planes, "capability", lambda device: 90)
+    options = planes.tile_options(device, torch.float32, planes.arithmetic(device, case.dtype), case.K, case.N)
+    assert choose_tile(case.T, case.B, case.N, options["BLOCK_N"], device)[1] == 128

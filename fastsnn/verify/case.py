@@ -32,6 +32,8 @@ class Case:
     """Of x, where it is not ``dtype``: bool or uint8 spikes."""
     dyadic: bool = False
     """Weights are multiples of 1/8 and inputs 0 or 1: currents are exact in whatever order they are summed."""
+    dense: bool = False
+    """No input is 0."""
     bias: bool = False
     learn: tuple[str, ...] = ()
     """Parameters of the neuron that learn, one for each neuron of a layer."""
@@ -77,7 +79,7 @@ def draw(case: Case) -> Inputs:
     gain = _gain(case.neuron)
     weight = bias = None
     if K:
-        density = min(0.3, 12 / K)
+        density = 1.0 if case.dense else min(0.3, 12 / K)
         count = density * K  # inputs that spike at a time step
         x = torch.rand(T, B, K, generator=random) < density
         spikes = x.to(case.x_dtype or case.dtype)

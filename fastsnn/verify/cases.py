@@ -148,6 +148,11 @@ def _linear_random() -> list[Case]:
         replace(base, name="empty", B=0, quick=True),
         replace(base, name="wide", T=16, B=16, K=784, N=301, small=False),
         replace(base, name="deep", T=100, B=64, K=1200, N=10, small=False),
+        # With aligned rows sm_90 and sm_100 take tiles of 128 columns: backward from N or K = 128 on, forward if they
+        # fill the GPU, as these do one of 108 to 188 multiprocessors.
+        replace(base, name="aligned", T=16, B=8, K=256, N=128, small=False),
+        replace(base, name="aligned-uint8", T=16, B=8, K=256, N=128, x_dtype=torch.uint8, small=False),
+        replace(base, name="columns128", T=32, B=32, K=64, N=1536, small=False),
         replace(base, name="fp16", dtype=torch.float16, state=False, quick=True),
         replace(base, name="bf16", dtype=torch.bfloat16, state=False),
     ]
@@ -163,6 +168,9 @@ def _currents() -> list[Case]:
         replace(base, name="K784", K=784, T=2, B=4, N=10, quick=True),
         replace(base, name="K784-spikes", K=784, T=2, B=4, N=10, x_dtype=torch.uint8),
         replace(base, name="K4096", K=4096, B=48, N=130, small=False),
+        # The largest errors that the order of summation makes, and rows that are aligned.
+        replace(base, name="K4096-dense", K=4096, N=64, dense=True, small=False),
+        replace(base, name="K4096-dense-columns128", K=4096, T=32, B=32, N=1536, dense=True, small=False),
     ]
     return [replace(case, name=f"currents-{case.name}") for case in cases]
 

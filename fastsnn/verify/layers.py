@@ -14,6 +14,7 @@ from fastsnn.kernels.contract import Measurement
 from fastsnn.kernels.error_analysis import EPS
 from fastsnn.kernels.neurons.language import Value
 from fastsnn.kernels.neurons.program import compile_neuron
+from fastsnn.kernels.triton.linear import full_precision
 from fastsnn.verify.case import Case, Inputs, draw, generator
 
 _OF_A_LIBRARY = ("exp", "sigmoid", "reciprocal")
@@ -138,8 +139,11 @@ def currents(case: Case, target: Target) -> list[Measurement]:
         device = target.device
         x, weight_there = driven.to(device), weight.to(device)
         _, state = target.backend.linear(x, weight_there, None, case.neuron, None, {}, False, "auto")
-    rows = driven.sum(0, dtype=weight.dtype)
-    return [contract.current_error(state[0], rows.double() @ weight.double().T, rows @ weight.T)]
+    rows, library = driven.sum(0, dtype=weight.dtype), None
+    if device.type == "cuda":
+        with full_precision(device):
+            library = rows.to(device) @ weight.to(device).T
+    return [contract.current_error(state[0], rows.double() @ weight.double().T, rows @ weight.T, library)]
 
 
 def repeat(case: Case, target: Target) -> list[Measurement]:

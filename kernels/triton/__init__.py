@@ -9,6 +9,8 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,28 @@ def _let_tensors_be_loop_bounds() -> None:
 
 if AVAILABLE and INTERPRETED and triton.__version__.startswith(("3.3.", "3.4.", "3.5.", "3.6.")):
     _let_tensors_be_loop_bounds()
+
+
+@contextmanager
+def before_compiling(announce: Callable[[str, int], None]) -> Iterator[None]:
+    """Call ``announce(kernel, count)`` before each kernel that this block compiles; not for those in Triton's cache."""
+    source = getattr(getattr(getattr(triton, "compiler", None), "compiler", None), "ASTSource", None)
+    if not AVAILABLE or source is None:
+        yield
+        return
+    make_ir, count = source.make_ir, 0
+
+    def announced(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        announce(self.fn.__name__, count)
+        return make_ir(self, *args, **kwargs)
+
+    source.make_ir = announced
+    try:
+        yield
+    finally:
+        source.make_ir = make_ir
 
 
 @functools.lru_cache

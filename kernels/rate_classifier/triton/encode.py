@@ -70,14 +70,14 @@ def _as_int(words):
     return words.to(tl.int32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch_size", "chunks"])
 def encode_kernel(
     job_ptr, order_ptr, row_ptr, entry_ptr, label_ptr, sizes_ptr, samples_ptr, pixels_ptr, words_ptr,
-    batch_size, capacity, CHUNKS: tl.constexpr, BLOCK_K: tl.constexpr,
+    batch_size, capacity, chunks, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Grid (batch_size, batches, pixel blocks * chunks); the first batch is that of the step counter."""
     b, batch, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    chunk, first = part % CHUNKS, part // CHUNKS * BLOCK_K
+    chunk, first = part % chunks, part // chunks * BLOCK_K
     step = tl.load(job_ptr) + batch
     remaining = tl.load(job_ptr + 1) - step * batch_size
     size = tl.minimum(tl.maximum(remaining, 0), batch_size)
@@ -104,7 +104,7 @@ def encode_kernel(
             pair = first // 2 + tl.arange(0, BLOCK_K // 2)
             for w in tl.static_range(4):
                 even, odd = tl.split(tl.reshape(spikes[w], (BLOCK_K // 2, 2)))
-                word = words_ptr + ((slot * CHUNKS + chunk) * 8 + 2 * w) * (capacity // 2) + pair
+                word = words_ptr + ((slot * chunks + chunk) * 8 + 2 * w) * (capacity // 2) + pair
                 mask = 2 * pair < count
                 tl.store(word, _as_int((even & 0xFFFF) | (odd << 16)), mask=mask)
                 tl.store(word + capacity // 2, _as_int((even >> 16) | (odd & 0xFFFF0000)), mask=mask)

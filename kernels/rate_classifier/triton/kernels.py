@@ -85,9 +85,9 @@ def _currents(
 @triton.jit
 def _walk(
     current_ptr, kept_ptr, state, left, scalars, STEP: tl.constexpr,
-    STEPS: tl.constexpr, UNROLL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    steps, UNROLL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The neurons over rows of currents [STEPS, BLOCK_N], of which ``left`` count.
+    """The neurons over rows of currents [steps, BLOCK_N], of which ``left`` count.
 
     Writes what is kept of each step, [BLOCK_N, BLOCK_T]; returns the last state and the numbers of spikes [BLOCK_N].
     The next rows are loaded before the present ones are used, since a load can't be moved over a store.
@@ -97,7 +97,7 @@ def _walk(
     rows = ()
     for i in tl.static_range(UNROLL):
         rows += (tl.load(current_ptr + i * BLOCK_N + offs_n),)
-    for t in range(0, STEPS, UNROLL):
+    for t in range(0, steps, UNROLL):
         later = ()
         for i in tl.static_range(UNROLL):
             later += (tl.load(current_ptr + (t + UNROLL + i) * BLOCK_N + offs_n),)
@@ -112,19 +112,20 @@ def _walk(
 
 @triton.jit
 def _rate_gradient(
-    spikes, label, size, T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, CROSS_ENTROPY: tl.constexpr
+    spikes, label, size, inv_T, scale, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, CROSS_ENTROPY: tl.constexpr
 ):
-    """Gradient of the batch's mean loss by one spike of each neuron [BLOCK_N], from their numbers of spikes."""
+    """Gradient of the batch's mean loss by one spike of each neuron [BLOCK_N], from their numbers of spikes.
+
+    ``scale`` is that of one sample's loss: 1 / T with cross entropy, else 2 / (CLASSES T).
+    """
     offs_n = tl.arange(0, BLOCK_N)
     target = tl.where(offs_n == label, 1.0, 0.0)
-    rate = spikes * (1.0 / T)
+    rate = spikes * inv_T
     if CROSS_ENTROPY:
         e = tl.where(offs_n < CLASSES, tl.exp(rate - tl.max(rate, 0)), 0.0)
         error = e * tl.div_rn(1.0, tl.sum(e, 0)) - target
-        scale = 1.0 / T
     else:
         error = tl.where(offs_n < CLASSES, rate - target, 0.0)
-        scale = 2.0 / (CLASSES * T)
     return error * tl.div_rn(scale, size.to(tl.float32))
 
 
@@ -145,12 +146,20 @@ def _accumulate(ptr, value, mask, ACCUMULATE: tl.constexpr):
 
 @triton.jit
 def _add_weight_gradient(
-    gradient, pixel_ptr, word_ptr, partial_ptr, stamp_ptr, stamp, count, capacity,
+    gradient, pixel_ptr, word_ptr, scratch_ptr, partial_ptr, stamp_ptr, stamp, count, capacity,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
     """Add the spikes times the currents' gradient [BLOCK_N, BLOCK_T] to the rows of the non-zero pixels."""
     offs_n = tl.arange(0, BLOCK_N)
-    gradient = tl.trans(gradient)
+    if EXACT:
+        gradient = tl.trans(gradient)
+    else:
+        # A product in fp32 reads its right operand from shared memory by rows. Transposed in registers, those rows
+        # would lie in one bank; a round trip through the cache turns them.
+        tile = scratch_ptr + tl.arange(0, BLOCK_T)[:, None] * BLOCK_N + offs_n[None, :]
+        tl.store(tl.trans(tile), gradient)
+        tl.debug_barrier()
+        gradient = tl.load(tile)
     high, middle, low = split3(gradient)
     for first in range(0, count, BLOCK_K):
         offs_k = first + tl.arange(0, BLOCK_K)
@@ -176,25 +185,24 @@ def _clear(partial_ptr, stamp_ptr, stamp, rows, BLOCK_N: tl.constexpr):
     tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit(do_not_specialize=["batch", "batch_size", "pixels", "T"])
 def step_kernel(
     sizes_ptr, samples_ptr, pixels_ptr, words_ptr, weight_ptr, plane_ptr,
     current_ptr, h_ptr, partial_ptr, stamp_ptr, spikes_ptr,
-    batch, batch_size, capacity, pixels,
-    scalars, backward_scalars, rest,
+    batch, batch_size, capacity, pixels, T, inv_T, scale, scalars, backward_scalars, rest,
     STEP: tl.constexpr, STEP_BACK: tl.constexpr, CROSS_ENTROPY: tl.constexpr, HAS_BIAS: tl.constexpr,
-    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    LONG: tl.constexpr, CLASSES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr, UNROLL: tl.constexpr, EXACT: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """Grid (groups of GROUP samples, batches from ``batch`` on)."""
-    CHUNKS: tl.constexpr = (T + 127) // 128
-    STEPS: tl.constexpr = T if T < BLOCK_T else BLOCK_T
+    """Grid (groups of GROUP samples, batches from ``batch`` on); LONG is a T of several chunks."""
+    chunks = (T + 127) // 128 if LONG else 1
+    steps = tl.minimum(T, BLOCK_T)
     # Several passes add to the same rows: the partial sum is cleared first, and each pass reads what it adds to.
-    ACCUMULATE: tl.constexpr = BACKWARD and GROUP * CHUNKS > 1
+    ACCUMULATE: tl.constexpr = BACKWARD and (GROUP > 1 or LONG)
     group, batch = tl.program_id(0), batch + tl.program_id(1)
     program = (tl.program_id(1) * tl.num_programs(0) + group).to(tl.int64)
     current_ptr += program * ((BLOCK_T + UNROLL) * BLOCK_N)
-    h_ptr += program * (CHUNKS * BLOCK_T * BLOCK_N)
+    h_ptr += program * (chunks * BLOCK_T * BLOCK_N)
     partial_ptr += program * (pixels + 1) * BLOCK_N
     stamp_ptr += program * (pixels + 1)
     size, stamp = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1) + 1
@@ -209,10 +217,10 @@ def step_kernel(
         count = tl.load(samples_ptr + slot * 2, mask=b < batch_size, other=0)
         label = tl.load(samples_ptr + slot * 2 + 1, mask=b < batch_size, other=0)
         if b < size:
-            pixel_ptr, word_ptr = pixels_ptr + slot * capacity, words_ptr + slot * CHUNKS * 4 * capacity
+            pixel_ptr, word_ptr = pixels_ptr + slot * capacity, words_ptr + slot * chunks * 4 * capacity
             state = tl.zeros((BLOCK_N,), tl.float32) + rest
             spikes = tl.zeros((BLOCK_N,), tl.float32)
-            for chunk in range(CHUNKS):
+            for chunk in range(chunks):
                 current = _currents(
                     pixel_ptr, word_ptr + chunk * 4 * capacity, weight_ptr, plane_ptr, count, capacity, pixels,
                     BLOCK_T, BLOCK_N, BLOCK_K, EXACT,
@@ -221,18 +229,18 @@ def step_kernel(
                 tl.debug_barrier()
                 h_rows = h_ptr + chunk * BLOCK_T * BLOCK_N
                 state, fired = _walk(
-                    current_ptr, h_rows, state, T - chunk * 128, scalars, STEP, STEPS, UNROLL, BLOCK_T, BLOCK_N
+                    current_ptr, h_rows, state, T - chunk * 128, scalars, STEP, steps, UNROLL, BLOCK_T, BLOCK_N
                 )
                 spikes += fired
                 tl.debug_barrier()
             tl.store(spikes_ptr + slot * BLOCK_N + offs_n, spikes)
             if BACKWARD:
-                g = _rate_gradient(spikes, label, size, T, CLASSES, BLOCK_N, CROSS_ENTROPY)
+                g = _rate_gradient(spikes, label, size, inv_T, scale, CLASSES, BLOCK_N, CROSS_ENTROPY)
                 g_tile = tl.zeros((BLOCK_N, BLOCK_T), tl.float32) + g[:, None]
                 none = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
                 grad_state = tl.zeros((BLOCK_N,), tl.float32)
-                for j in range(CHUNKS):
-                    chunk = CHUNKS - 1 - j
+                for j in range(chunks):
+                    chunk = chunks - 1 - j
                     h_rows = h_ptr + chunk * BLOCK_T * BLOCK_N
                     mask_t = (chunk * 128 + offs_t < T)[None, :]
                     mask_next = ((chunk * 128 + offs_t + 1 < T) & (offs_t + 1 < BLOCK_T))[None, :]
@@ -247,11 +255,11 @@ def step_kernel(
                     h = tl.load(h_rows + h_tile, mask=mask_t, other=0.0)
                     results = STEP_BACK((h, g_tile, s), backward_scalars, ())
                     gradient = tl.where(mask_t & (g_tile != 0.0), results[0], 0.0)
-                    if CHUNKS > 1:
+                    if LONG:
                         grad_state = tl.sum(tl.where(offs_t[None, :] == 0, results[1], 0.0), 1)
                     _add_weight_gradient(
-                        gradient, pixel_ptr, word_ptr + chunk * 4 * capacity, partial_ptr, stamp_ptr, stamp,
-                        count, capacity, BLOCK_T, BLOCK_N, BLOCK_K, EXACT, ACCUMULATE,
+                        gradient, pixel_ptr, word_ptr + chunk * 4 * capacity, current_ptr, partial_ptr, stamp_ptr,
+                        stamp, count, capacity, BLOCK_T, BLOCK_N, BLOCK_K, EXACT, ACCUMULATE,
                     )  # fmt: skip
                     if HAS_BIAS:
                         _accumulate(

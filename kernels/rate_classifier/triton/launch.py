@@ -4,7 +4,6 @@ Kernels: ``encode.py``, ``kernels.py``, ``update.py``. User: ``step.py``.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import CHUNK, PixelIndex, encode_kernel
 from fastsnn.kernels.rate_classifier.triton.kernels import step_kernel
-from fastsnn.kernels.rate_classifier.triton.update import tally_kernel, update_kernel
+from fastsnn.kernels.rate_classifier.triton.update import update_kernel
 from fastsnn.kernels.triton import triton
 from fastsnn.kernels.triton.program import device_function
 
@@ -27,6 +26,8 @@ BLOCK_BYTES = 1 << 26
 """Memory for the spikes of a block of more than one step."""
 BLOCK_P = 4
 """Rows of the weights that one program trains."""
+BLOCK_G, BLOCK_B = 64, 64
+"""Partial sums, and samples, that a program reads at a time: the same for every batch size, so that none compiles."""
 ENCODED = 128
 """Pixels that one program encodes."""
 AHEAD = 16
@@ -72,7 +73,7 @@ class Plan:
     """Runs batches of ``batch_size`` samples of ``data``, at most ``steps`` of them in a run.
 
     A block of batches is one launch of the encoder, then a step and an update for each batch (training), or one step
-    and one tally for all (evaluation).
+    and one count of the answers for all (evaluation).
     """
 
     def __init__(
@@ -169,55 +170,47 @@ class Plan:
         blocks = -(-self.capacity // ENCODED)
         encode_kernel[self.batch_size, self.batches, blocks * self.problem.chunks](
             self.job, self.order, *self.data, self.sizes, self.samples, self.pixels, self.words,
-            self.batch_size, self.capacity,
-            CHUNKS=self.problem.chunks, BLOCK_K=ENCODED, num_warps=4, enable_fp_fusion=False,
+            self.batch_size, self.capacity, self.problem.chunks, BLOCK_K=ENCODED, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _step(self, batch: int, batches: int) -> None:
         problem = self.problem
         # Over several chunks of time a third stage spills, and in 4 warps on sm_90 so does backward of 32 classes.
         long = problem.chunks > 1
+        scale = 1 / problem.T if problem.cross_entropy else 2 / (problem.classes * problem.T)
         warps = 8 if long and problem.exact and self.training and problem.block_n > 16 else 4
         step_kernel[self.groups, batches](
             self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
             self.currents, self.h, self.partial, self.stamps, self.spikes,
-            batch, self.batch_size, self.capacity, problem.pixels,
+            batch, self.batch_size, self.capacity, problem.pixels, problem.T, 1 / problem.T, scale,
             problem.neuron.constants({})[0] or (0.0,), problem.neuron.constants({}, True)[0] or (0.0,),
             problem.neuron.neuron.rest()[0], STEP=device_function(problem.neuron.forward),
             STEP_BACK=device_function(problem.neuron.backward),
-            CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, T=problem.T, CLASSES=problem.classes,
+            CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, LONG=long, CLASSES=problem.classes,
             BLOCK_T=problem.block_t, BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group,
             UNROLL=problem.unroll, EXACT=problem.exact, BACKWARD=self.training,
             num_warps=warps, num_stages=2 if long else 3, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _update(self, batch: int) -> None:
-        problem, parameters = self.problem, self.parameters
-        blocks = -(-(problem.pixels + 1) // BLOCK_P)
-        update_kernel[(blocks + 1,)](
-            self.job, self.sizes, self.partial, self.stamps, parameters.weight, parameters.planes,
-            parameters.moments[0], parameters.moments[1], self.schedule, self.hyper,
-            self.samples, self.spikes, self.losses, self.correct,
-            batch, self.batch_size, problem.pixels, self.groups,
-            BLOCK_P=BLOCK_P, BLOCK_G=min(64, triton.next_power_of_2(self.groups)), EXACT=problem.exact,
-            ADAM=parameters.adam, **self._tally_constants(), num_warps=4, enable_fp_fusion=False,
-        )  # fmt: skip
+        self._finish(batch, 1, self.problem.pixels)
 
     def _tally(self, batches: int) -> None:
-        tally_kernel[(batches,)](
-            self.job, self.sizes, self.samples, self.spikes, self.losses, self.correct, self.batch_size,
-            **self._tally_constants(), num_warps=4, enable_fp_fusion=False,
-        )  # fmt: skip
+        self._finish(0, batches, -1)
 
-    def _tally_constants(self) -> dict[str, Any]:
-        problem = self.problem
-        return {
-            "T": problem.T,
-            "CLASSES": problem.classes,
-            "BLOCK_N": problem.block_n,
-            "BLOCK_B": min(64, triton.next_power_of_2(self.batch_size)),
-            "CROSS_ENTROPY": problem.cross_entropy,
-        }
+    def _finish(self, batch: int, batches: int, pixels: int) -> None:
+        """Count losses and answers of ``batches`` from ``batch`` on, and train ``pixels`` + 1 rows of the weights."""
+        problem, parameters = self.problem, self.parameters
+        moments = parameters.moments or [parameters.weight] * 2  # without an optimizer nothing is trained
+        update_kernel[-(-(pixels + 1) // BLOCK_P) + 1, batches](
+            self.job, self.sizes, self.partial, self.stamps, parameters.weight, parameters.planes,
+            *moments, self.schedule, self.hyper,
+            self.samples, self.spikes, self.losses, self.correct,
+            batch, self.batch_size, pixels, self.groups, 1 / problem.T,
+            CLASSES=problem.classes, BLOCK_N=problem.block_n, BLOCK_P=BLOCK_P, BLOCK_G=BLOCK_G, BLOCK_B=BLOCK_B,
+            CROSS_ENTROPY=problem.cross_entropy, EXACT=problem.exact, ADAM=parameters.adam,
+            num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
 
 
 def _upload(values: Tensor, buffer: Tensor) -> None:

@@ -15,8 +15,8 @@ from fastsnn.kernels.triton.planes import split3
 
 @triton.jit
 def _tally(
-    sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch, batch_size,
-    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, CROSS_ENTROPY: tl.constexpr,
+    sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch, batch_size, inv_T,
+    CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, CROSS_ENTROPY: tl.constexpr,
 ):  # fmt: skip
     """Mean loss and correct answers of one batch, from its numbers of spikes [B, BLOCK_N] and labels."""
     size, step = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1)
@@ -29,7 +29,7 @@ def _tally(
         label = tl.load(samples_ptr + slot * 2 + 1, mask=b < size, other=0)
         mask_n = offs_n < CLASSES
         spikes = tl.load(spikes_ptr + slot[:, None] * BLOCK_N + offs_n, mask=(b < size)[:, None] & mask_n, other=-1.0)
-        rate = spikes * (1.0 / T)
+        rate = spikes * inv_T
         target = offs_n == label[:, None]
         if CROSS_ENTROPY:
             highest = tl.max(rate, 1)
@@ -47,40 +47,29 @@ def _tally(
         tl.store(correct_ptr + step, tl.sum(correct, 0).to(tl.int64))
 
 
-@triton.jit
-def tally_kernel(
-    job_ptr, sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch_size,
-    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, CROSS_ENTROPY: tl.constexpr,
-):  # fmt: skip
-    """Grid (batches); moves the step counter past them."""
-    batch = tl.program_id(0)
-    _tally(
-        sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch, batch_size,
-        T, CLASSES, BLOCK_N, BLOCK_B, CROSS_ENTROPY,
-    )  # fmt: skip
-    if batch == 0:
-        tl.store(job_ptr, tl.load(job_ptr) + tl.num_programs(0))
-
-
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit(do_not_specialize=["batch", "batch_size", "pixels", "groups"])
 def update_kernel(
     job_ptr, sizes_ptr, partial_ptr, stamp_ptr, weight_ptr, plane_ptr, first_ptr, second_ptr, schedule_ptr, hyper_ptr,
     samples_ptr, spikes_ptr, losses_ptr, correct_ptr,
-    batch, batch_size, pixels, groups,
-    T: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
+    batch, batch_size, pixels, groups, inv_T,
+    CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
     BLOCK_B: tl.constexpr, CROSS_ENTROPY: tl.constexpr, EXACT: tl.constexpr, ADAM: tl.constexpr,
 ):  # fmt: skip
-    """Grid (row blocks + 1): the last program counts, the others train their rows of the weights."""
+    """Grid (row blocks + 1, batches from ``batch`` on): the last program counts, the others train rows of the weights.
+
+    An evaluation launches it with -1 pixels, which leaves no row to train: one kernel less to compile.
+    """
+    batch += tl.program_id(1)
     size, step = tl.load(sizes_ptr + batch * 2), tl.load(sizes_ptr + batch * 2 + 1)
     last = tl.num_programs(0) - 1
     if tl.program_id(0) == last:
         _tally(
-            sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch, batch_size,
-            T, CLASSES, BLOCK_N, BLOCK_B, CROSS_ENTROPY,
+            sizes_ptr, samples_ptr, spikes_ptr, losses_ptr, correct_ptr, batch, batch_size, inv_T,
+            CLASSES, BLOCK_N, BLOCK_B, CROSS_ENTROPY,
         )  # fmt: skip
-        # Only the encoder reads the step counter, so no program of this launch can see it move.
-        if size > 0:
-            tl.store(job_ptr, (step + 1).to(tl.int64))
+        # Past all of the batches. Only the encoder reads the step counter: no program of this launch can see it move.
+        if (size > 0) & (tl.program_id(1) == 0):
+            tl.store(job_ptr, (step + tl.num_programs(1)).to(tl.int64))
     else:
         rows = pixels + 1
         offs_p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -106,10 +95,13 @@ def update_kernel(
             second = second * tl.load(hyper_ptr + 2) + tl.load(hyper_ptr + 3) * gradient * gradient
             root = tl.div_rn(tl.sqrt_rn(second), correction + tl.zeros_like(second)) + tl.load(hyper_ptr + 4)
             weight -= rate * tl.div_rn(first, root)
-            tl.store(second_ptr + offs, second, mask=mask)
         else:
             first = first * tl.load(hyper_ptr) + gradient
             weight -= rate * first
+        # An element may be held by several threads: all must have read it before one writes it.
+        tl.debug_barrier()
+        if ADAM:
+            tl.store(second_ptr + offs, second, mask=mask)
         tl.store(first_ptr + offs, first, mask=mask)
         tl.store(weight_ptr + offs, weight, mask=mask)
         if EXACT:
