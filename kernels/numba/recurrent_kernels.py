@@ -160,8 +160,8 @@ def backward(
 
     state [S, B * N]: the first states, which are overwritten; grad_state holds the gradients of the last ones and
     becomes those of the first. weight [N * columns]: V. grad_weight [groups, N * columns], grad_diagonal [groups, N]: a
-    partial sum of V's gradient, transposed, for each of the groups that samples are divided into, whatever the number of
-    workers.
+    partial sum of V's gradient, transposed, for each of the groups that samples are divided into, whatever the
+    number of workers.
     """
     T, n = current.shape
     samples, columns = n // N, len(weight) // N
