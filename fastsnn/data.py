@@ -6,8 +6,8 @@ import math
 import os
 import socket
 import zlib
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.errors import DataUnavailable
+from fastsnn.files import check_regular, missing, remove_empty
 
 NAMES = ("mnist", "fashion-mnist", "digits")
 _TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
@@ -147,6 +148,8 @@ def _torchvision(class_name: str):  # type: ignore[no-untyped-def] # a torchvisi
 def _download(class_name: str, folder: Path, say: Callable[[str], None]) -> None:
     dataset = _torchvision(class_name)
     say(f"downloading {class_name} to {folder}")
+    raw = folder / class_name / "raw"
+    new_folders, known = missing(raw), set(raw.glob("*"))
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
@@ -156,10 +159,22 @@ def _download(class_name: str, folder: Path, say: Callable[[str], None]) -> None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _Undownloadable(
             f"{class_name} is not in {folder} and could not be downloaded: {reason}; put the four raw files in "
-            f"{folder / class_name / 'raw'}, or name another folder with --data-dir, or use --dataset digits"
+            f"{raw}, or name another folder with --data-dir, or use --dataset digits"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
+        _clear({path for path in raw.glob("*") if path not in known})
+        remove_empty(new_folders)
+
+
+def _clear(files: Iterable[Path]) -> None:
+    """Remove what a download that failed left half done; whole raw files and their archives are kept."""
+    for path in files:
+        header, raw = _HEADERS.get(path.stem, (0,)), path.with_suffix("")
+        whole = raw.is_file() and raw.stat().st_size == 4 * len(header) + math.prod(header[1:])
+        if path.is_file() and not whole:
+            with suppress(OSError):
+                path.unlink()
 
 
 def _read(path: Path, name: str) -> np.ndarray:
@@ -171,6 +186,7 @@ def _read(path: Path, name: str) -> np.ndarray:
     header = b"".join(number.to_bytes(4, "big") for number in _HEADERS[path.name])
     sizes = _HEADERS[path.name][1:]
     try:
+        check_regular(path)
         content = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataUnavailable(f"{path} can't be read ({error.strerror}): {remedy}") from error
@@ -188,7 +204,7 @@ def _is_original(path: Path, content: memoryview, name: str) -> bool:
     if name == "mnist":
         return hashlib.md5(content, usedforsecurity=False).hexdigest() == _MNIST_MD5[path.name]
     archive = path.with_name(path.name + ".gz")
-    if not archive.exists():
+    if not archive.is_file():
         return True
     packed = archive.read_bytes()
     if hashlib.md5(packed, usedforsecurity=False).hexdigest() != _FASHION_ARCHIVE_MD5[path.name]:

@@ -1,7 +1,6 @@
 """Training a network of LIF neurons: read :func:`train` from top to bottom."""
 
 import os
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.progress import Progress, mean_over_samples
 from fastsnn.runs import Run
 from fastsnn.steps import AutogradStep
+from fastsnn.text import shell
 
 EVALUATION_BATCH = 200
 """Samples per evaluation batch; a constant, so that an accuracy does not depend on the training batch."""
@@ -335,7 +335,7 @@ class _Trainer:
         self.folder.save(self._state(), self.history)
         raise Interrupted(
             f"stopped in epoch {self.progress.epoch} after {position:,} images and saved; go on with: "
-            f"fastsnn train --resume {shlex.quote(str(self.folder.path))}",
+            f"fastsnn train --resume {shell(str(self.folder.path))}",
             stop_signal,
         )
 
