@@ -16,6 +16,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import fastsnn
+from fastsnn import settings
 from fastsnn.config import Config, recorded_config
 from fastsnn.errors import Interrupted
 from fastsnn.options import read_yaml
@@ -283,6 +284,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    settings.check()
     app.config = ()
     command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     if command is train and (base := _base_options(bound.arguments)):

@@ -42,7 +42,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         check_regular(path, MOST_BYTES)
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        values = yaml.load(path.read_text(encoding="utf-8").removeprefix("\ufeff"), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if isinstance(error, UnicodeDecodeError):

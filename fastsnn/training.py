@@ -13,7 +13,7 @@ import numba
 import torch
 from torch import Tensor, nn
 
-from fastsnn import backends, data, devices, notices, runs
+from fastsnn import backends, data, devices, notices, runs, settings
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
@@ -57,6 +57,7 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     run = Run.reopen(resume, config, writable=group.leader) if resume else Run.create(config or Config(), group.leader)
     compiling = "compiling the CPU kernels: once on this machine, in less than a minute"
     with told, run, _settings_kept(), before_compiling(lambda: monitor.message(compiling)):
+        settings.say()
         trainer = _Trainer(run, monitor, group)
         try:
             return trainer.run_epochs()
@@ -73,6 +74,7 @@ def evaluate(
     and steps (epochs done, and optimizer steps of the next one), test_loss, test_accuracy (0 to 1), test_seconds,
     backend, step, device.
     """
+    settings.say()
     with Run.reopen(run, writable=False) as opened, _settings_kept():
         if opened.checkpoint is None:
             raise RunFolderError(f"{run} has no checkpoint yet: it has no last.pt")
