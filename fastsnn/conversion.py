@@ -4,11 +4,19 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor, nn
 
 from fastsnn.layers import lif, linear_lif
 from fastsnn.neuron import LIFParameters
+from fastsnn.stack import SPIKINGJELLY_PIP, installed
+
+try:
+    from spikingjelly.activation_based.base import MemoryModule
+except ModuleNotFoundError as error:
+    _found = installed("spikingjelly").get("spikingjelly", "none")
+    raise ImportError(
+        f"accelerate needs SpikingJelly with activation_based, and here is {_found} ({error}); run: {SPIKINGJELLY_PIP}"
+    ) from error
 
 # SpikingJelly's surrogate classes by name -> ours; both call their sharpness alpha.
 _SURROGATES = {

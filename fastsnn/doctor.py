@@ -20,6 +20,7 @@ from fastsnn.stack import (
     spikingjelly_trouble,
     version_numbers,
 )
+from fastsnn.text import printable
 
 TORCH_PIP = "pip install --force-reinstall torch torchvision"
 _INDEX = "--index-url https://download.pytorch.org/whl"
@@ -49,7 +50,7 @@ def diagnose(env: Environment) -> list[Row]:
     rows = [_python(env), _torch(env), _torchvision(env), *_gpus(env), _driver(env)]
     if is_ten_series(env.gpu):
         rows.append(_ten_series())
-    rows += [_triton(env), _cupy(env), _compiler(env), _spikingjelly(env)]
+    rows += [_triton(env), *_c_compiler(env), _cupy(env), _compiler(env), _spikingjelly(env)]
     if env.old_layout:
         rows.append(_old_layout(env))
     return [*rows, _mnist(env), _disk(env), _memory(env), *_backends(env)]
@@ -161,6 +162,21 @@ def _triton(env: Environment) -> Row:
     return Row("Triton", version)
 
 
+def _c_compiler(env: Environment) -> list[Row]:
+    """What Triton needs besides itself on a GPU machine."""
+    if env.gpu is None or "triton" not in env.packages:
+        return []
+    value = env.c_compiler or "none"
+    packages = "gcc python3-dev (Debian, Ubuntu) or gcc python3-devel (Fedora)"
+    if env.c_compiler is None:
+        advice = f"Triton compiles a C driver at its first launch; set CC, or install {packages}"
+        return [Row("C compiler", value, "problem", advice)]
+    if not env.python_headers:
+        advice = f"Python.h is missing, and Triton compiles a C driver at its first launch; install {packages}"
+        return [Row("C compiler", value, "problem", advice)]
+    return [Row("C compiler", value)]
+
+
 def _cupy(env: Environment) -> Row:
     stack = env.stack
     found, trouble = cupy_packages(stack), cupy_trouble(stack)
@@ -192,7 +208,8 @@ def _spikingjelly(env: Environment) -> Row:
 
 
 def _old_layout(env: Environment) -> Row:
-    files = ", ".join(path.name for path in env.old_layout)
+    shown, more = env.old_layout[:5], len(env.old_layout) - 5
+    files = printable(", ".join(map(str, shown))) + (f" and {more} more" if more > 0 else "")
     advice = "SpikingJelly 0.0.0.0.14 renamed clock_driven: import spikingjelly.activation_based in these files"
     return Row("clock_driven", files, "problem", advice)
 

@@ -6,10 +6,12 @@ Nothing is concluded in this module, and nothing else reads the machine: tests o
 
 import importlib
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
 import subprocess
+import sysconfig
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from pathlib import Path
 import torch
 
 from fastsnn import backends, data
+from fastsnn.legacy import clock_driven_files
 from fastsnn.stack import CUPY_PACKAGES, Stack, cuda_headers, finds_nvrtc, installed
 
 PACKAGES = ("torch", "torchvision", "triton", "numba", "numpy", "spikingjelly", *CUPY_PACKAGES)
@@ -67,8 +70,11 @@ class Environment:
     memory: int | None
     memory_available: int | None
     """Bytes of main memory, and of it free for use (Linux)."""
+    c_compiler: str | None
+    python_headers: bool
+    """Whether Python.h is installed."""
     old_layout: tuple[Path, ...]
-    """Python files of the working folder that import spikingjelly.clock_driven."""
+    """Scripts and notebooks of the working folder and below that import spikingjelly.clock_driven."""
     backends: Mapping[str, tuple[str, str | None]]
     """Backend -> the device that it was tried on, and why it did not run a tiny kernel there; None where it did."""
 
@@ -111,7 +117,9 @@ def read_environment() -> Environment:
             disk_free=shutil.disk_usage(Path.cwd()).free,
             memory=memory,
             memory_available=memory_available,
-            old_layout=_old_layout(Path.cwd()),
+            c_compiler=_c_compiler(),
+            python_headers=_python_headers(),
+            old_layout=clock_driven_files(Path.cwd()),
             backends={name: _try_backend(name) for name in backends.NAMES},
         )
 
@@ -194,15 +202,14 @@ def _memory(source: Path = Path("/proc/meminfo")) -> tuple[int | None, int | Non
     return (int(total) * 1024 if total else None), (int(available) * 1024 if available else None)
 
 
-def _old_layout(folder: Path) -> tuple[Path, ...]:
-    """Python files directly in ``folder`` that import SpikingJelly's layout from before 0.0.0.0.14."""
-    imports = re.compile(r"^\s*(from|import)\s+spikingjelly(\.|\s+import\s.*\b)clock_driven\b", re.MULTILINE)
-    found = []
-    for path in sorted(folder.glob("*.py")):
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if imports.search(text):
-            found.append(path)
-    return tuple(found)
+def _c_compiler() -> str | None:
+    """What Triton compiles its C driver with, at its first launch."""
+    named = os.environ.get("CC")
+    return named if named and shutil.which(named) else shutil.which("gcc") or shutil.which("clang")
+
+
+def _python_headers() -> bool:
+    """Whether Python.h is where Triton looks for it."""
+    scheme = sysconfig.get_default_scheme()
+    paths = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)
+    return Path(paths["include"], "Python.h").is_file()

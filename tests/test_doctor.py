@@ -41,6 +41,8 @@ HEALTHY = Environment(
     disk_free=50 * 2**30,
     memory=64 * 2**30,
     memory_available=60 * 2**30,
+    c_compiler="/usr/bin/gcc",
+    python_headers=True,
     old_layout=(),
     backends=dict.fromkeys(("torch", "cupy", "triton"), ("cuda:0", None)) | {"numba": ("cpu", None)},
 )
@@ -85,6 +87,7 @@ def test_a_healthy_machine() -> None:
         "GPU",
         "NVIDIA driver",
         "Triton",
+        "C compiler",
         "CuPy",
         "CUDA compiler",
         "SpikingJelly",
@@ -189,6 +192,9 @@ def test_a_ten_series_card_with_its_working_set() -> None:
         (without(HEALTHY, "triton"), "Triton", "problem", "pip install triton==3.9.0"),
         (replace(without(HEALTHY, "triton"), system="Darwin arm64"), "Triton", "note", "Linux only"),
         (having(HEALTHY, triton="3.3.1"), "Triton", "problem", "torch was built with Triton 3.9.0"),
+        (replace(HEALTHY, c_compiler=None), "C compiler", "problem", "set CC, or install gcc python3-dev"),
+        (replace(TEN_SERIES, c_compiler=None), "C compiler", "problem", "gcc python3-devel (Fedora)"),
+        (replace(HEALTHY, python_headers=False), "C compiler", "problem", "Python.h is missing"),
         (without(HEALTHY, "cupy-cuda13x"), "CuPy", "note", CUPY_PIP[13]),
         (
             having(HEALTHY, cupy_cuda12x="14.2.0"),
@@ -213,6 +219,7 @@ def test_a_ten_series_card_with_its_working_set() -> None:
         (replace(without(HEALTHY, "cupy-cuda13x"), headers=None), "CUDA compiler", "note", "only --backend cupy"),
         (having(HEALTHY, spikingjelly="2.0.0"), "SpikingJelly", "problem", SPIKINGJELLY_PIP),
         (having(HEALTHY, spikingjelly="0.0.0.0.12"), "SpikingJelly", "problem", SPIKINGJELLY_PIP),
+        (having(HEALTHY, spikingjelly="0.0.0.0.12"), "SpikingJelly", "problem", "not a release with activation_based"),
         (without(HEALTHY, "spikingjelly"), "SpikingJelly", "problem", SPIKINGJELLY_PIP),
         (
             replace(HEALTHY, old_layout=(Path("/home/me/train.py"), Path("/home/me/model.py"))),
