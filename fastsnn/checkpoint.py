@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fastsnn.errors import RunFolderError
+from fastsnn.files import check_regular
 
 FORMAT = 1
 """Version of a checkpoint's contents; a newer one is refused."""
@@ -18,7 +19,10 @@ FORMAT = 1
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace ``path`` by ``content``: after a crash at any point it holds the old bytes or the new ones, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
+    if path.exists():
+        check_regular(path)  # a file would take the place of /dev/null
     try:
+        temporary.unlink(missing_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -43,6 +47,7 @@ def load(path: Path) -> dict[str, Any]:
     Nothing in the file is executed, and a digest over every value finds damage that the container does not notice.
     """
     try:
+        check_regular(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
             raise ValueError("it holds something else")

@@ -1,5 +1,6 @@
 """The ``fastsnn`` command: this module and ``terminal`` are the only ones that print."""
 
+import io
 import json
 import os
 import signal
@@ -15,15 +16,19 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import fastsnn
-from fastsnn.config import Config, read_yaml, recorded_config
+from fastsnn import settings
+from fastsnn.config import Config, recorded_config
 from fastsnn.errors import Interrupted
-from fastsnn.terminal import NO_READER, Output, TerminalMonitor
+from fastsnn.options import read_yaml
+from fastsnn.terminal import NO_READER, HelpConsole, Output, TerminalMonitor
+from fastsnn.text import printable
 
 app = App(
     name="fastsnn",
     help="Train spiking neural networks of LIF neurons at the speed of the machine.",
     help_epilogue="An error is one line; --debug shows where it came from.",
     version=fastsnn.__version__,
+    console=HelpConsole(),
 )
 app.register_install_completion_command()
 
@@ -278,6 +283,9 @@ def _plot_after_training(run: Path) -> None:
 def main() -> None:
     """Entry point: run the command; one line on stderr and exit 2 for wrong usage, 1 for what else fails."""
     arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # in a terminal that isn't UTF-8
     if arguments[:1] == ["train"]:
         arguments = [_respelled(*pair) for pair in zip(arguments, [*arguments[1:], ""], strict=True)]
     with _one_line_errors("--debug" in arguments):
@@ -285,6 +293,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    settings.check()
     app.config = ()
     command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     if command is train and (base := _base_options(bound.arguments)):
@@ -300,7 +309,15 @@ def _base_options(arguments: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("--config and --resume exclude each other: a run goes on with its own config.yaml")
     if run:
         return recorded_config(run).to_dict() if (run / "config.yaml").is_file() else {}
-    return Config.from_dict(read_yaml(file), str(file)).to_dict() if file else {}
+    if not file:
+        return {}
+    try:
+        options = read_yaml(file)
+        if "overwrite" in options:
+            raise ValueError(f"{file} sets overwrite; give --overwrite on the command line, where it is seen")
+        return Config.from_dict(options, str(file)).to_dict()
+    except (ValueError, TypeError) as error:
+        raise ValueError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
 
 
 def _respelled(argument: str, following: str) -> str:
@@ -343,6 +360,6 @@ def _fail(code: int, error: Exception, debug: bool) -> None:
 def _complain(text: str) -> None:
     """One line on stderr; lost where nobody reads it, which must not change the exit code."""
     try:
-        errors.print(" ".join(text.split()), markup=False, emoji=False)
+        errors.print(printable(" ".join(text.split())), markup=False, emoji=False)
     except OSError:
         errors.drop()

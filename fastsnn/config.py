@@ -6,10 +6,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
 from cyclopts import Parameter, Token
 
 from fastsnn.errors import RunFolderError
+from fastsnn.options import read_yaml
 
 if TYPE_CHECKING:
     from fastsnn.kernels.neurons import LIF
@@ -118,6 +118,10 @@ class Config:
             for value in values if isinstance(values, tuple) else (values,):
                 if value is not None and value < least:
                     raise ValueError(f"{name} is {value}; allowed: {least} or more")
+                if value is not None and value > _AT_MOST and name != "seed":
+                    raise ValueError(f"{name} is {value}; allowed: {least} to {_AT_MOST}")
+        if len(self.hidden) > 1000:
+            raise ValueError(f"hidden has {len(self.hidden)} sizes; allowed: 1000 at most")
         if self.seed > 2**64 - 1:
             raise ValueError(f"seed is {self.seed}; allowed: 0 to 2**64 - 1")
         if not 0 < self.lr <= 1e37:
@@ -165,6 +169,9 @@ _AT_LEAST = {
 }
 
 
+_AT_MOST = 2**31 - 1
+
+
 _KINDS: dict[Any, tuple[type, str]] = {
     int: (Integral, "an integer"),
     float: (Real, "a number"),
@@ -210,18 +217,6 @@ def is_device(name: str) -> bool:
     """Whether it is auto, cpu, cuda or cuda:N; torch counts up to 127."""
     number = re.fullmatch(r"cuda:(0|[1-9][0-9]{0,2})", name)
     return name in ("auto", "cpu", "cuda") or (number is not None and int(number[1]) <= 127)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The options in a YAML file; a run's own ``environment`` block is left out."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RunFolderError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise RunFolderError(f"{path} holds no options; expected lines such as `epochs: 20`")
-    values.pop("environment", None)
-    return values
 
 
 def recorded_config(run: Path) -> Config:

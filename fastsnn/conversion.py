@@ -4,11 +4,19 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor, nn
 
 from fastsnn.functional import linear, scan
 from fastsnn.kernels.neurons import LIF, SURROGATES
+from fastsnn.stack import SPIKINGJELLY_PIP, installed
+
+try:
+    from spikingjelly.activation_based.base import MemoryModule
+except ModuleNotFoundError as error:
+    _found = installed("spikingjelly").get("spikingjelly", "none")
+    raise ImportError(
+        f"accelerate needs SpikingJelly with activation_based, and here is {_found} ({error}); run: {SPIKINGJELLY_PIP}"
+    ) from error
 
 _SURROGATES = {row.spikingjelly: name for name, row in SURROGATES.items() if row.spikingjelly}
 """SpikingJelly's surrogate class -> ours."""

@@ -28,7 +28,9 @@ def find(name: str, backend: str = "auto", index: int = 0) -> torch.device:
         raise ValueError(f"device is {name!r}; allowed: auto, cpu, cuda, cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (reason := backends.cuda_unusable(device.index or 0)):
-        raise DeviceUnavailable(f"device is {name}, but {reason}; allowed here: {', '.join(_usable())}")
+        raise DeviceUnavailable(
+            f"device is {name}, but {reason}; allowed here: {', '.join(_usable())}; see `fastsnn doctor`"
+        )
     return device
 
 

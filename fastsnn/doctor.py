@@ -20,6 +20,7 @@ from fastsnn.stack import (
     spikingjelly_trouble,
     version_numbers,
 )
+from fastsnn.text import printable
 
 TORCH_PIP = "pip install --force-reinstall torch torchvision"
 _INDEX = "--index-url https://download.pytorch.org/whl"
@@ -201,7 +202,8 @@ def _spikingjelly(env: Environment) -> Row:
 
 
 def _old_layout(env: Environment) -> Row:
-    files = ", ".join(path.name for path in env.old_layout)
+    shown, more = env.old_layout[:5], len(env.old_layout) - 5
+    files = printable(", ".join(map(str, shown))) + (f" and {more} more" if more > 0 else "")
     advice = "SpikingJelly 0.0.0.0.14 renamed clock_driven: import spikingjelly.activation_based in these files"
     return Row("clock_driven", files, "problem", advice)
 

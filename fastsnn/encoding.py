@@ -20,10 +20,11 @@ def poisson_encode(
     sample_ids: Tensor | None = None,
     packed: bool = False,
 ) -> Tensor:
-    """Draw T time steps of spikes whose rate is each pixel's intensity.
+    """Draw T time steps of spikes whose rate is each pixel's intensity; the same arguments give the same spikes.
 
-    A spike depends on (seed, stream, epoch, sample id, pixel, t) alone: not on the batch size, the order of the
-    samples, the device or the backend.
+    For new noise in every epoch and for every sample, pass ``epoch`` and ``sample_ids``: without them each call draws
+    the same for the first image, the second and so on. A spike depends on (seed, stream, epoch, sample id, pixel, t)
+    alone: not on the batch size, the order of the samples, the device or the backend.
 
     Args:
         images: uint8 (255 spikes always) or floating point in [0, 1], [B, ...].

@@ -19,6 +19,7 @@ import torch
 
 from fastsnn import backends
 from fastsnn.kernels.triton import AVAILABLE, toolchain_refusal
+from fastsnn.legacy import clock_driven_files
 from fastsnn.sources import images as data
 from fastsnn.stack import CUPY_PACKAGES, Stack, cuda_headers, finds_nvrtc, installed
 
@@ -72,7 +73,7 @@ class Environment:
     memory_available: int | None
     """Bytes of main memory, and of it free for use (Linux)."""
     old_layout: tuple[Path, ...]
-    """Python files of the working folder that import spikingjelly.clock_driven."""
+    """Scripts and notebooks of the working folder and below that import spikingjelly.clock_driven."""
     backends: Mapping[str, tuple[str, str | None]]
     """Backend -> the device that it was tried on, and why it did not run a tiny kernel there; None where it did."""
 
@@ -116,7 +117,7 @@ def read_environment() -> Environment:
             disk_free=shutil.disk_usage(Path.cwd()).free,
             memory=memory,
             memory_available=memory_available,
-            old_layout=_old_layout(Path.cwd()),
+            old_layout=clock_driven_files(Path.cwd()),
             backends={name: _try_backend(name) for name in backends.names()},
         )
 
@@ -197,17 +198,3 @@ def _memory(source: Path = Path("/proc/meminfo")) -> tuple[int | None, int | Non
         return None, None
     total, available = (kibibytes.get(name) for name in ("MemTotal", "MemAvailable"))
     return (int(total) * 1024 if total else None), (int(available) * 1024 if available else None)
-
-
-def _old_layout(folder: Path) -> tuple[Path, ...]:
-    """Python files directly in ``folder`` that import SpikingJelly's layout from before 0.0.0.0.14."""
-    imports = re.compile(r"^\s*(from|import)\s+spikingjelly(\.|\s+import\s.*\b)clock_driven\b", re.MULTILINE)
-    found = []
-    for path in sorted(folder.glob("*.py")):
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if imports.search(text):
-            found.append(path)
-    return tuple(found)

@@ -21,6 +21,7 @@ from fastsnn.progress import Progress
 from fastsnn.runs import Run
 from fastsnn.sources import images as data
 from fastsnn.steps import EVALUATION
+from fastsnn.text import printable
 from fastsnn.training import EVALUATION_BATCH
 
 CLASS_NAMES = {
@@ -83,7 +84,7 @@ class Recording:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return printable(self.path.resolve().name)
 
     @property
     def result(self) -> str:

@@ -18,6 +18,7 @@ import fastsnn
 from fastsnn import plot
 from fastsnn.monitor import EpochMetrics
 from fastsnn.recording import Recording
+from fastsnn.text import printable
 
 FIGURES = ("curves", "confusion", "weights", "mistakes", "rates", "membrane", "traces")
 """Those of ``plot.DRAWINGS`` that the page shows; its own raster takes the place of that one."""
@@ -72,7 +73,7 @@ def _in_words(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _figures(recording: Recording) -> dict[str, dict[str, str]]:

@@ -4,6 +4,7 @@ import csv
 import io
 import platform
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -19,7 +20,9 @@ from torch import nn
 from fastsnn import checkpoint
 from fastsnn.config import PLACE, Config, recorded_config
 from fastsnn.errors import RunFolderError
+from fastsnn.files import missing, remove_empty
 from fastsnn.monitor import EpochMetrics
+from fastsnn.text import printable
 
 CHANGEABLE_ON_RESUME = ("epochs", "data_dir", *PLACE)
 LEFT_OPEN = {"dataset": "auto", "device": "auto", "backend": "auto", "step": "auto", "threads": None}
@@ -38,13 +41,18 @@ class Run:
         self.path, self.config, self.checkpoint = path, config, state
         self._lock = FileLock(path / ".lock") if writable else None
         self._writer: Any = None
+        self._new_folders: list[Path] = []
 
     @classmethod
     def create(cls, config: Config, writable: bool = True) -> "Run":
         """A new, empty folder; raises RunFolderError where it holds something and ``overwrite`` is not set."""
         path = config.out or Path("runs") / (config.name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in str(path)):
+            option, given = ("out", config.out) if config.out else ("name", config.name)
+            raise ValueError(f"{option} is '{printable(str(given))}'; allowed: UTF-8 without control characters")
         if not writable:
             return cls(path, config, None, writable)
+        new_folders = missing(path.parent)
         try:
             path = _make_folder(path, exist_ok=bool(config.out or config.name))
             entries = [entry for entry in path.iterdir() if entry.name != ".lock" and entry.suffix != ".tmp"]
@@ -57,7 +65,9 @@ class Run:
                 f"run folder {path} is not empty: go on with it (--resume {path}), replace it (--overwrite), "
                 "or name another (--name, --out)"
             )
-        return cls(path, config, None, writable)
+        run = cls(path, config, None, writable)
+        run._new_folders = new_folders
+        return run
 
     @classmethod
     def reopen(cls, path: Path, changes: Config | None = None, *, writable: bool = True) -> "Run":
@@ -93,7 +103,7 @@ class Run:
                 if [entry.name for entry in self.path.iterdir()] == [".lock"]:
                     # Nothing was started: leave no empty folder behind.
                     (self.path / ".lock").unlink()
-                    self.path.rmdir()
+                    remove_empty([self.path, *self._new_folders])
 
     def start(self, environment: dict[str, Any], history: list[EpochMetrics]) -> None:
         """Record what runs; what an earlier run left is removed where there is no checkpoint to go on from."""
@@ -158,6 +168,8 @@ class Run:
         except OSError as error:
             kept = "; the previous file is intact" if path.exists() else ""
             raise RunFolderError(f"can't write {path}: {error.strerror or error}{kept}") from error
+        except UnicodeEncodeError as error:
+            raise RunFolderError(f"can't write {path}: it takes names in UTF-8 only; rename the folder") from error
         except RuntimeError as error:  # TensorBoard writes in a thread of its own
             if "thread" not in str(error):
                 raise

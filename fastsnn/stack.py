@@ -51,7 +51,10 @@ def spikingjelly_trouble(stack: Stack) -> str | None:
     if version is None:
         return f"SpikingJelly is not installed; run: {SPIKINGJELLY_PIP}"
     if not (0, 0, 0, 0, 14) <= version_numbers(version) < (2,):
-        return f"SpikingJelly {version} is not a release with the kernels that are needed; run: {SPIKINGJELLY_PIP}"
+        lacks = (
+            "the kernels that are needed" if version_numbers(version) >= (2,) else "activation_based, or its kernels"
+        )
+        return f"SpikingJelly {version} is not a release with {lacks}; run: {SPIKINGJELLY_PIP}"
     return None
 
 

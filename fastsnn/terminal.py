@@ -6,12 +6,14 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastsnn.errors import Interrupted
 from fastsnn.monitor import EpochMetrics, Monitor
+from fastsnn.text import printable
 
 SHOW_CURSOR = b"\x1b[?25h\n"
 NO_READER = 13
@@ -25,10 +27,21 @@ class Output(Console):
         self.drop()
         raise  # rich calls this where it caught the error
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(part, keep="\n") if isinstance(part, str) else part for part in objects), **options)
+
     def drop(self) -> None:
         """Write no more, nor what is still in the buffer when the process ends."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+class HelpConsole(Console):
+    """Where --help and --version are written; a reader may take the first lines only."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        sys.exit(0)
 
 
 class TerminalMonitor(Monitor):
@@ -79,7 +92,7 @@ class TerminalMonitor(Monitor):
 
     def _print(self, text: str, style: str | None = None) -> None:
         try:
-            self.output.print(text, style=style, markup=False, emoji=False)
+            self.output.print(printable(text), style=style, markup=False, emoji=False)
         except OSError:
             self.output.drop()
             self.stop_signal = self.stop_signal or NO_READER

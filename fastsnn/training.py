@@ -1,7 +1,6 @@
 """Training a network of LIF neurons: read :func:`train` from top to bottom."""
 
 import os
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import numba
 import torch
 from torch import Tensor, nn
 
-from fastsnn import backends, devices, notices, runs
+from fastsnn import backends, devices, notices, runs, settings
 from fastsnn.config import Config
 from fastsnn.distributed import Group
 from fastsnn.errors import FastSNNError, Interrupted, RunFolderError, TrainingDiverged
@@ -26,6 +25,7 @@ from fastsnn.progress import Progress, mean_over_samples
 from fastsnn.runs import Run
 from fastsnn.sources import images as data
 from fastsnn.steps import AutogradStep
+from fastsnn.text import shell
 
 EVALUATION_BATCH = 200
 """Samples per evaluation batch; a constant, so that an accuracy does not depend on the training batch."""
@@ -66,6 +66,7 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
         before_compiling(lambda: monitor.message(compiling)),
         triton.before_compiling(lambda name, count: monitor.message(for_gpu.format(count, name))),
     ):
+        settings.say()
         trainer = _Trainer(run, monitor, group)
         try:
             return trainer.run_epochs()
@@ -82,6 +83,7 @@ def evaluate(
     and steps (epochs done, and optimizer steps of the next one), test_loss, test_accuracy (0 to 1), test_seconds,
     backend, step, device.
     """
+    settings.say()
     with Run.reopen(run, writable=False) as opened, _settings_kept():
         if opened.checkpoint is None:
             raise RunFolderError(f"{run} has no checkpoint yet: it has no last.pt")
@@ -349,7 +351,7 @@ class _Trainer:
         self.folder.save(self._state(), self.history)
         raise Interrupted(
             f"stopped in epoch {self.progress.epoch} after {position:,} images and saved; go on with: "
-            f"fastsnn train --resume {shlex.quote(str(self.folder.path))}",
+            f"fastsnn train --resume {shell(str(self.folder.path))}",
             stop_signal,
         )
 

@@ -143,8 +143,9 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(folder)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    encoding = request["settings"].pop("encoding", "utf-8")
     _settle(folder, **request["settings"])
+    sys.stdout, sys.stderr = (open(stream, "w", closefd=False, encoding=encoding) for stream in (1, 2))  # noqa: SIM115
     sys.argv = ["fastsnn", *request["arguments"]]
     code: Any = 0
     try:
@@ -177,13 +178,15 @@ def _settle(
     user: int = 0,
     closed: bool = False,
     terminal: float = 0,
+    stall: float = 0,
     ignored: int = 0,
 ) -> None:
     """What the child suffers.
 
     A pause in seconds at each stage of a write, a kill when one is reached for so many times, a largest file and so
     much more address space in bytes, so many processes and threads of its user, another user, a standard output that
-    nobody reads, a terminal that is closed after so many seconds, a signal that is ignored.
+    nobody reads, a terminal that is closed after so many seconds, data that take so many seconds, a signal that is
+    ignored. ``encoding``, that of the terminal, is seen to by :func:`_run`.
     """
     import fcntl
     import resource
@@ -210,6 +213,10 @@ def _settle(
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, 1)
+    if stall:
+        import fastsnn.data
+
+        fastsnn.data.load = lambda *_: time.sleep(stall)  # type: ignore[assignment, return-value]
     if terminal:
         master, slave = os.openpty()
         os.setsid()

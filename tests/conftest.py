@@ -43,6 +43,14 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures, which take longest, out of a test that does not look at them."""
+    from fastsnn import report
+
+    monkeypatch.setattr(report, "_figures", lambda _: {name: {"light": "", "dark": ""} for name in report.FIGURES})
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Any]:
     """A ``child.Server``, which starts ``fastsnn ARGUMENTS`` in processes of their own."""

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 import fastsnn
-from fastsnn.config import Config, read_yaml, recorded_config
+from fastsnn.config import Config, recorded_config
 from fastsnn.errors import RunFolderError
+from fastsnn.options import read_yaml
 
 
 def test_the_defaults_are_the_reference_job() -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import runpy
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 import fastsnn
 from fastsnn.conversion import _Fused, _Stateful
+from fastsnn.stack import SPIKINGJELLY_PIP
 
 T, B, K, N = 12, 3, 20, 7
 
@@ -174,3 +177,13 @@ def test_converted_networks_copy_and_pickle() -> None:
         for twin in (copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
             assert isinstance(twin[0], _Fused)
             assert torch.equal(twin(x), out)
+
+
+def test_a_spikingjelly_without_activation_based(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 0.0.0.0.12: the line names the release and what to run."""
+    monkeypatch.setitem(sys.modules, "spikingjelly.activation_based.base", None)
+    monkeypatch.setattr("fastsnn.stack.installed", lambda name: {name: "0.0.0.0.12"})
+    with pytest.raises(ImportError) as refused:
+        runpy.run_path(fastsnn.conversion.__file__)
+    assert "here is 0.0.0.0.12" in str(refused.value)
+    assert str(refused.value).endswith(SPIKINGJELLY_PIP)

@@ -26,7 +26,7 @@ def double(x):
 
 def function(source: str = SOURCE, **names: Any) -> Any:
     """A kernel that no process has compiled yet, in a module of its own."""
-    module: dict[str, Any] = {"__name__": "fastsnn.kernels.test", "FACTOR": 2, **names}
+    module: dict[str, Any] = {"__name__": __name__, "FACTOR": 2, **names}
     exec(source, module)
     return jit(module["double"], entry=True)
 
@@ -103,6 +103,7 @@ def test_what_has_no_lasting_description_is_not_kept(folder: Path) -> None:
         cache.describe(object())
     made = function("def double(x, y=thing):\n    return x * 2\n", thing=object())
     assert made(21, 1) == 42
+    assert function(__name__="made_up")(21) == 42
     assert not folder.exists()
 
 

@@ -47,7 +47,8 @@ def test_a_device_that_is_not_here_is_refused_by_its_own_name(name: str, command
     for call in (["train", "--dataset", "digits"], ["eval", trained], ["verify", "--quick"]):
         code, stdout, stderr = command(*call, "--device", name)
         assert (code, stdout) == (1, "")
-        assert stderr == f"fastsnn: device is {name}, but torch finds no CUDA GPU here; allowed here: auto, cpu\n"
+        refused = f"fastsnn: device is {name}, but torch finds no CUDA GPU here; allowed here: auto, cpu; "
+        assert stderr == refused + "see `fastsnn doctor`\n"
 
 
 def test_a_gpu_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +59,7 @@ def test_a_gpu_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceUnavailable) as refused:
         devices.find("cuda:7")
     assert str(refused.value).startswith("device is cuda:7, but there is no cuda:7")
-    assert str(refused.value).endswith("allowed here: auto, cpu, cuda:0")
+    assert str(refused.value).endswith("allowed here: auto, cpu, cuda:0; see `fastsnn doctor`")
 
 
 @no_gpu

@@ -224,6 +224,7 @@ def test_a_ten_series_card_with_its_working_set() -> None:
         (replace(without(HEALTHY, "cupy-cuda13x"), headers=None), "CUDA compiler", "note", "only --backend cupy"),
         (having(HEALTHY, spikingjelly="2.0.0"), "SpikingJelly", "problem", SPIKINGJELLY_PIP),
         (having(HEALTHY, spikingjelly="0.0.0.0.12"), "SpikingJelly", "problem", SPIKINGJELLY_PIP),
+        (having(HEALTHY, spikingjelly="0.0.0.0.12"), "SpikingJelly", "problem", "not a release with activation_based"),
         (without(HEALTHY, "spikingjelly"), "SpikingJelly", "problem", SPIKINGJELLY_PIP),
         (
             replace(HEALTHY, old_layout=(Path("/home/me/train.py"), Path("/home/me/model.py"))),

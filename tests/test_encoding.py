@@ -1,5 +1,7 @@
 """fastsnn.poisson_encode: what it does to images; the random numbers themselves are tested in test_philox.py."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,3 +123,15 @@ ONE = torch.ones(2, 3)
 def test_a_refusal_names_the_argument(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         poisson_encode(**{"images": ONE} | arguments)
+
+
+def test_a_loop_gets_new_noise_by_epoch_and_sample_alone() -> None:
+    """The same call gives the same spikes; the README's loop passes what makes them new."""
+    x = images()
+    assert torch.equal(poisson_encode(x, 20), poisson_encode(x, 20))
+    assert not torch.equal(poisson_encode(x, 20, epoch=1), poisson_encode(x, 20, epoch=2))
+    ids = torch.arange(len(x))
+    assert not torch.equal(poisson_encode(x, 20, sample_ids=ids), poisson_encode(x, 20, sample_ids=ids + 7))
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    calls = re.findall(r"poisson_encode\((images\[ids\].*)\)", readme)
+    assert calls == ["images[ids], T, epoch=epoch, sample_ids=ids"]

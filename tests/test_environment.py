@@ -1,5 +1,7 @@
 """fastsnn/environment.py: what it reads from made-up commands and files, and from this machine."""
 
+import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastsnn import environment
+from fastsnn import environment, legacy
 from fastsnn.doctor import diagnose
 from fastsnn.environment import GPU, read_environment
 
@@ -72,7 +74,40 @@ def test_reading_memory(tmp_path: Path) -> None:
 def test_reading_scripts_of_the_old_layout(line: str, found: bool, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(f"import torch\n{line}\n")
     (tmp_path / "notes.txt").write_text("from spikingjelly.clock_driven import neuron\n")
-    assert environment._old_layout(tmp_path) == ((tmp_path / "train.py",) if found else ())
+    cells = [{"cell_type": "markdown", "source": [line]}, {"cell_type": "code", "source": ["import torch\n", line]}]
+    (tmp_path / "study.ipynb").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "words.ipynb").write_text(json.dumps({"cells": cells[:1]}))
+    expected = (Path("study.ipynb"), Path("train.py")) if found else ()
+    assert legacy.clock_driven_files(tmp_path) == expected
+
+
+def test_where_the_old_layout_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(place: str, text: str = OLD) -> None:
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    for place in ("models/deep/net.py", "b.py", ".git/c.py", "venv/lib/site-packages/d.py", "env/e.py", "x.ipynb"):
+        put(place)
+    put("env/pyvenv.cfg")
+    put("/".join("12345678") + "/f.py")
+    put("/".join("123456789") + "/g.py")
+    for name, text in (("1", "{"), ("2", "[]"), ("3", '{"cells": 3}'), ("4", '{"cells": [{}]}'), ("5", "[" * 99_999)):
+        put(f"{name}.ipynb", text)
+    put("latin.py", OLD)
+    (tmp_path / "latin.py").write_bytes(b"# \xe9\n" + OLD.encode())
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "loop").symlink_to(".")
+    (tmp_path / "nowhere.py").symlink_to("none")
+    expected = ["b.py", "latin.py", "1/2/3/4/5/6/7/8/f.py", "models/deep/net.py"]
+    assert list(map(str, legacy.clock_driven_files(tmp_path))) == expected
+    monkeypatch.setattr(legacy, "MOST_FILES", 6)
+    assert list(map(str, legacy.clock_driven_files(tmp_path))) == ["b.py"]
+    monkeypatch.setattr(legacy, "MOST_BYTES", 10)
+    assert legacy.clock_driven_files(tmp_path) == ()
+
+
+OLD = "from spikingjelly.clock_driven import neuron\n"
 
 
 @pytest.fixture

@@ -43,12 +43,6 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     return Reported(file, file.read_text(encoding="utf-8"), recording)
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the figures, which take longest, out of a test that does not look at them."""
-    monkeypatch.setattr(report, "_figures", lambda _: {name: {"light": "", "dark": ""} for name in report.FIGURES})
-
-
 class Page(HTMLParser):
     """The words of a page, what its elements ask for, and the data in its scripts."""
 
@@ -151,7 +145,10 @@ BAD_INPUT = {
     "sample too large": (lambda run, tmp: [run, "--sample", "20"], "sample is 20; allowed: 0 to 19, the test set of"),
     "sample negative": (lambda run, tmp: [run, "--sample=-1"], "sample is -1; allowed: 0 to 19"),
     "sample no number": (lambda run, tmp: [run, "--sample", "first"], "--sample"),
-    "a folder as output": (lambda run, tmp: [run, "--out", tmp], "Is a directory; name another place with --out"),
+    "a folder as output": (
+        lambda run, tmp: [run, "--out", tmp],
+        "it is a folder, not a file; name another place with --out",
+    ),
     "unwritable": (lambda run, tmp: [run, "--out", run / "config.yaml" / "page.html"], "name another place with --out"),
 }
 

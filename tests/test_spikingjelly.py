@@ -194,34 +194,34 @@ def _without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nodes_are_made_once_and_keep_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     make = spikingjelly.lif_node
-    monkeypatch.setattr(spikingjelly, "lif_node", lambda dtype, **options: made.append(dtype) or make(dtype, **options))
+    monkeypatch.setattr(spikingjelly, "lif_node", lambda dtype, neuron: made.append(dtype) or make(dtype, neuron))
     current, v_init, *_ = case(20, 67)
-    first, v = spikingjelly._run(current, None, **neuron())
+    first, v = spikingjelly._run(current, None, LIF())
     assert v.abs().sum() > 0
-    spikes, _ = spikingjelly._run(current, v_init, **neuron())
+    spikes, _ = spikingjelly._run(current, v_init, LIF())
     assert not torch.equal(spikes, first)
-    assert torch.equal(spikingjelly._run(current, None, **neuron())[0], first)
+    assert torch.equal(spikingjelly._run(current, None, LIF())[0], first)
     # Another number of samples, after a call that failed.
     with pytest.raises(RuntimeError):
-        spikingjelly._run(current, v_init[:3], **neuron())
-    assert torch.equal(spikingjelly._run(current[:, :5], None, **neuron())[0], first[:, :5])
+        spikingjelly._run(current, v_init[:3], LIF())
+    assert torch.equal(spikingjelly._run(current[:, :5], None, LIF())[0], first[:, :5])
     assert len(made) == 1
-    spikingjelly._run(current, None, **neuron(tau=3.0))
-    spikingjelly._run(current.half(), None, **neuron())
+    spikingjelly._run(current, None, LIF(tau=3.0))
+    spikingjelly._run(current.half(), None, LIF())
     assert made == [torch.float32, torch.float32, torch.float16]
 
 
 @pytest.mark.usefixtures("_without_cupy")
 def test_threads_share_no_node() -> None:
-    device, options = torch.device("cpu"), neuron()
-    own = spikingjelly._nodes.take(device, torch.float32, **options)
-    assert spikingjelly._nodes.take(device, torch.float32, **options) is own
+    device, neuron = torch.device("cpu"), LIF()
+    own = spikingjelly._nodes.take(device, torch.float32, neuron)
+    assert spikingjelly._nodes.take(device, torch.float32, neuron) is own
     with ThreadPoolExecutor(1) as other:
-        assert other.submit(spikingjelly._nodes.take, device, torch.float32, **options).result() is not own
+        assert other.submit(spikingjelly._nodes.take, device, torch.float32, neuron).result() is not own
 
 
 def test_a_kernel_writes_its_source_once() -> None:
-    node = spikingjelly.lif_node(torch.float32, backend="torch", **neuron())
+    node = spikingjelly.lif_node(torch.float32, LIF(), backend="torch")
     for kernel in (node.forward_kernel, node.backward_kernel.kernel):
         assert kernel.full_codes is kernel.full_codes
         assert type(kernel).__name__ in kernel.kernel_name

@@ -14,6 +14,9 @@ from numba.core import event
 
 from fastsnn.kernels.numba.cache import DiskCache
 
+if numba.config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set; allowed: 0 or unset, as fastsnn's CPU kernels exist compiled only")
+
 
 def jit(
     function: Callable[..., Any] | None = None, *, entry: bool = False, inline: str = "never", pointer: bool = False

@@ -32,6 +32,7 @@ from llvmlite import binding
 from numba.core import config, serialize, sigutils, types
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.core.environment import Environment
 
 MAGIC = b"fastsnn kernel 1\n"
 KEPT = 8
@@ -166,7 +167,11 @@ class DiskCache:
             return
         try:
             name, key = self._key(signature)
-            write(name, key, serialize.dumps(result._reduce()))
+            reduced = result._reduce()
+            for part in (*reduced, *reduced[-1]):
+                if isinstance(part, Environment) and part.globals.get("__name__") not in sys.modules:
+                    raise Unstable("another process can't import its module")
+            write(name, key, serialize.dumps(reduced))
         except Unstable:
             pass
         except Exception as error:  # a run must not end for that
