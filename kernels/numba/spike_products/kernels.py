@@ -45,6 +45,12 @@ PARTS = 16
 """Pieces that the weight gradient is worked out in, at least: panels, times parts of the batch if those are fewer."""
 
 
+CHUNK = 4
+"""Panels that a worker goes through the batch with at a time, at most: rows of memory are then read as long pieces."""
+CACHE = 1 << 19
+"""Bytes of the second-level cache that a chunk of panels may fill."""
+
+
 class Work(NamedTuple):
     """Memory of the workers; the first dimension of all but ``panels`` is the worker."""
 
@@ -52,8 +58,8 @@ class Work(NamedTuple):
     """float32 [panels * K * lanes]: the weights; [parts * panels * K * lanes]: the parts of their gradient"""
     table: Any
     """float32 [workers, TABLE_SIZE * lanes / 16]"""
-    block: Any
-    """float32 [workers, 64 words * lanes]: a group's currents, or their gradient, for one panel of neurons"""
+    blocks: Any
+    """float32 [workers, chunk, 64 words * lanes]: a group's currents, or their gradient, for a chunk of panels"""
     offsets: Any
     """int64 [workers, 64 words]"""
     spare: Any
@@ -65,22 +71,23 @@ def lanes_for(N: int) -> int:
     return LANES if N <= LANES else WIDE
 
 
+def panels_for(N: int) -> int:
+    return -(-N // lanes_for(N))
+
+
 def parts_for(shape: Shape) -> int:
     """Parts of the batch whose weight gradients are worked out one by one and then added."""
     return max(1, min(-(-PARTS // panels_for(shape.N)), shape.groups))
 
 
-def panels_for(N: int) -> int:
-    return -(-N // lanes_for(N))
-
-
 def work_for(shape: Shape, workers: int, parts: int) -> Work:
     """Memory for so many workers."""
     lanes, rows = lanes_for(shape.N), COLUMNS * shape.words
+    chunk = max(1, min(CHUNK, CACHE // (4 * lanes * (rows + shape.K)), panels_for(shape.N)))
     return Work(
         panels=aligned_empty((parts * panels_for(shape.N) * shape.K * lanes,), np.float32),
         table=aligned_empty((workers, TABLE_SIZE // LANES * lanes), np.float32),
-        block=aligned_empty((workers, rows * lanes), np.float32),
+        blocks=aligned_empty((workers, chunk, rows * lanes), np.float32),
         offsets=np.empty((workers, rows), np.int64),
         spare=aligned_empty((workers, COLUMNS), np.uint64),
     )
@@ -100,8 +107,7 @@ def lay_panel(weight, panel, panels, lanes):
 @jit
 def use_lists(shape, group, spikes, threshold):
     """Whether the group's spikes are added one by one: they are fewer than this share of rows and active inputs."""
-    rows = min(COLUMNS * shape.words, shape.T * shape.samples)
-    return spikes.counts[1, group] < threshold * (spikes.counts[0, group] * rows)
+    return spikes.counts[1, group] < threshold * (spikes.counts[0, group] * min(shape.T * shape.samples, shape.rows))
 
 
 @jit
@@ -129,7 +135,7 @@ def block_currents(shape, group, spikes, panel, panels, bias, threshold, table, 
     the panel's :func:`lay_panel`. ``bias`` float32 [N], or of no elements. Row r is time step r of more than 32 steps,
     see ``layout.offsets_of`` for fewer. ``table`` is scratch.
     """
-    lanes, rows = width(like), COLUMNS * shape.words
+    lanes, rows = width(like), shape.rows
     start = block[:lanes]
     for j in range(lanes):
         n = panel * lanes + j
@@ -151,29 +157,34 @@ def block_currents(shape, group, spikes, panel, panels, bias, threshold, table, 
 
 
 @jit
-def store_rows(block, offsets, out, first, lanes):
-    """Copy the rows of a block to neurons ``first`` and on of out [T * B, N]."""
-    size = min(lanes, out.shape[1] - first)
+def store_rows(blocks, offsets, out, first, like):
+    """Copy the rows of blocks of neurons ``first`` and on to out [T * B, N]."""
+    lanes, N, flat = width(like), out.shape[1], out.reshape(out.size)
     for r in range(len(offsets)):
-        if offsets[r] >= 0:
-            row, source = out[offsets[r], first : first + size], block[r * lanes : r * lanes + size]
-            for j in range(size):
-                row[j] = source[j]
+        if offsets[r] < 0:
+            continue
+        for i in range(len(blocks)):
+            start, block = first + i * lanes, blocks[i]
+            if start + lanes <= N:
+                store(flat, offsets[r] * N + start, load_like(block, r * lanes, like))
+            else:
+                for j in range(N - start):
+                    flat[offsets[r] * N + start + j] = block[r * lanes + j]
 
 
 @jit
-def load_rows(grad, offsets, first, block, lanes):
-    """Copy neurons ``first`` and on of grad [T * B, N] to the rows of a block, zeros where there are none."""
-    size = min(lanes, grad.shape[1] - first)
+def load_rows(grad, offsets, first, blocks, like):
+    """Copy neurons ``first`` and on of grad [T * B, N] to the rows of blocks, zeros where there are none."""
+    lanes, N, flat = width(like), grad.shape[1], grad.reshape(grad.size)
     for r in range(len(offsets)):
-        target = block[r * lanes : (r + 1) * lanes]
-        if offsets[r] < 0 or size < lanes:
-            for j in range(lanes):
-                target[j] = np.float32(0)
-        if offsets[r] >= 0:
-            row = grad[offsets[r], first : first + size]
-            for j in range(size):
-                target[j] = row[j]
+        for i in range(len(blocks)):
+            start, block = first + i * lanes, blocks[i]
+            if offsets[r] >= 0 and start + lanes <= N:
+                store(block, r * lanes, load_like(flat, offsets[r] * N + start, like))
+                continue
+            store(block, r * lanes, zeros_like(like))
+            for j in range(N - start if offsets[r] >= 0 else 0):
+                block[r * lanes + j] = flat[offsets[r] * N + start + j]
 
 
 @jit
@@ -213,41 +224,49 @@ def prepare(worker, workers, words, shape, spikes, threshold, forward, arrived, 
 @jit
 def _forward(worker, workers, arrived, words, weight, bias, out, shape, threshold, spikes, work, like):
     lanes = width(like)
-    panels = (shape.N + lanes - 1) // lanes
+    panels, longest = (shape.N + lanes - 1) // lanes, work.blocks.shape[1]
     for panel in range(panels * worker // workers, panels * (worker + 1) // workers):
         lay_panel(weight, panel, work.panels, lanes)
     if not prepare(worker, workers, words, shape, spikes, threshold, True, arrived, work.spare[worker]):
         return
-    table, block, offsets = work.table[worker], work.block[worker], work.offsets[worker]
-    items = panels * shape.groups
+    table, offsets = work.table[worker], work.offsets[worker][: shape.rows]
+    chunks = (panels + longest - 1) // longest
+    items = chunks * shape.groups
     for item in range(items * worker // workers, items * (worker + 1) // workers):
-        panel, group = item // shape.groups, item % shape.groups
-        block_currents(shape, group, spikes, panel, work.panels, bias, threshold, table, block, like)
+        chunk, group = item // shape.groups, item % shape.groups
+        first, last = chunk * panels // chunks, (chunk + 1) * panels // chunks
+        blocks = work.blocks[worker, : last - first]
+        for panel in range(first, last):
+            block = blocks[panel - first]
+            block_currents(shape, group, spikes, panel, work.panels, bias, threshold, table, block, like)
         offsets_of(shape, group, offsets)
-        store_rows(block, offsets, out, panel * lanes, lanes)
+        store_rows(blocks, offsets, out, first * lanes, like)
 
 
 @jit
 def _gradient(worker, workers, arrived, words, grad, out, shape, threshold, parts, spikes, work, like):
     lanes = width(like)
-    panels, size = (shape.N + lanes - 1) // lanes, shape.K * lanes
+    panels, longest, size = (shape.N + lanes - 1) // lanes, work.blocks.shape[1], shape.K * lanes
     if not prepare(worker, workers, words, shape, spikes, threshold, False, arrived, work.spare[worker]):
         return
-    table, block, offsets = work.table[worker], work.block[worker], work.offsets[worker]
-    items = panels * parts
-    for item in range(items * worker // workers, items * (worker + 1) // workers):
-        panel, part = item // parts, item % parts
-        work.panels[item * size : (item + 1) * size] = np.float32(0)
+    table, offsets = work.table[worker], work.offsets[worker][: shape.rows]
+    item, stop = panels * parts * worker // workers, panels * parts * (worker + 1) // workers
+    work.panels[item * size : stop * size] = np.float32(0)
+    while item < stop:
+        part, panel = item // panels, item % panels
+        blocks = work.blocks[worker, : min(longest, panels - panel, stop - item)]
         for group in range(shape.groups * part // parts, shape.groups * (part + 1) // parts):
             offsets_of(shape, group, offsets)
-            load_rows(grad, offsets, panel * lanes, block, lanes)
-            add_block(shape, group, spikes, threshold, block, work.panels, item * size, table, like)
+            load_rows(grad, offsets, panel * lanes, blocks, like)
+            for i in range(len(blocks)):
+                add_block(shape, group, spikes, threshold, blocks[i], work.panels, (item + i) * size, table, like)
+        item += len(blocks)
     if not meet(arrived, workers, 3):
         return
     for panel in range(panels * worker // workers, panels * (worker + 1) // workers):
-        total = work.panels[panel * parts * size : (panel * parts + 1) * size]
+        total = work.panels[panel * size : (panel + 1) * size]
         for part in range(1, parts):
-            other = work.panels[(panel * parts + part) * size : (panel * parts + part + 1) * size]
+            other = work.panels[(part * panels + panel) * size : (part * panels + panel + 1) * size]
             for i in range(size):
                 total[i] += other[i]
         for n in range(panel * lanes, min((panel + 1) * lanes, shape.N)):

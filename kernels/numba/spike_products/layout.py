@@ -34,15 +34,19 @@ class Shape(NamedTuple):
     samples: int
     """Samples of a group; the last group may have fewer."""
     groups: int
+    rows: int
+    """Rows of a group: all that its words have, or the time steps of one sample."""
 
 
 def shape_of(T: int, B: int, K: int, N: int) -> Shape:
     """How B samples of T steps form groups."""
     if T > 32:
-        return Shape(T, B, K, N, per_word=1, words=-(-T // COLUMNS), samples=1, groups=B)
+        return Shape(T, B, K, N, per_word=1, words=-(-T // COLUMNS), samples=1, groups=B, rows=T)
     per_word = COLUMNS // T
     words = max(1, min(ROWS // COLUMNS, -(-B // per_word)))
-    return Shape(T, B, K, N, per_word, words, per_word * words, groups=-(-B // (per_word * words)))
+    return Shape(
+        T, B, K, N, per_word, words, per_word * words, groups=-(-B // (per_word * words)), rows=COLUMNS * words
+    )
 
 
 class Spikes(NamedTuple):
