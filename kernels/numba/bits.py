@@ -5,8 +5,8 @@ costs one addition per four columns ("the method of the four Russians"). Both pr
 this form: the currents (rows are time steps, columns are pixels) and the weight gradient (rows are pixels, columns are
 time steps).
 
-``Lanes`` is a vector of 16 or 32 floats that lives in registers (LLVM's <16 x float>, on any instruction set). Functions
-that work for both widths take one of them as ``like``, of which only the type counts.
+``Lanes`` is a vector of 16 or 32 floats that lives in registers (LLVM's <16 x float>, on any instruction set).
+Functions that work for both widths take one of them as ``like``, of which only the type counts.
 """
 
 import math

@@ -3,15 +3,15 @@
     currents         out [T, B, N] = x @ weight.T + bias
     weight_gradient  out [N, K] = sum over t and b of grad[t, b, n] * x[t, b, k]
 
-x holds spikes [T, B, K], packed (``kernels/packed.py``) or in any dtype of ``packing.INTEGERS``, which are packed on the
-way. There are three ways to compute, of which ``choice.py`` names the fastest:
+x holds spikes [T, B, K], packed (``kernels/packed.py``) or in any dtype of ``packing.INTEGERS``, which are packed on
+the way. There are three ways to compute, of which ``choice.py`` names the fastest:
 
     tables  inputs that spike at all, four at a time: the sums of their weights are tabulated once a sample
     lists   the weights of what spikes, one by one: if spikes are rare
     dense   a library's product (``products.py``): for what is not spikes, and for a few rows
 
-Results are float32 within the contract (C2, C4), and the same bits for any number of threads. A weight whose input never
-spikes is not read: unlike in a dense product, an infinity or NaN there changes nothing.
+Results are float32 within the contract (C2, C4), and the same bits for any number of threads. A weight whose input
+never spikes is not read: unlike in a dense product, an infinity or NaN there changes nothing.
 Kernels, also for a call from other kernels: ``kernels.py``. Tests: ``tests/test_spike_products.py``.
 Benchmark: ``bench/spike_products.py``.
 """
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsnn.kernels.numba.bits import LANES, WIDE
 from fastsnn.kernels.numba.openmp import rest
 from fastsnn.kernels.numba.philox import unpack
 from fastsnn.kernels.numba.products import linear
@@ -61,20 +62,18 @@ def currents(
     if words is None:
         out.copy_(linear(_dense(x), weight.float(), None if bias is None else bias.float()))
         return out
-    wide, workers = kernels.lanes_for(N) == kernels.WIDE, _workers(shape)
-    arrived = meeting()
+    workers, arrived = _workers(shape), meeting()
     spread(
-        kernels.forward if wide else kernels.forward_narrow, workers, arrived, words.reshape(len(words), -1, K).numpy(),
-        _array(weight), np.empty(0, np.float32) if bias is None else _array(bias), out.view(-1, N).numpy(), shape, share,
+        kernels.forward if N > LANES else kernels.forward_narrow, workers, arrived,
+        words.reshape(len(words), shape.B, K).numpy(), _array(weight),
+        np.empty(0, np.float32) if bias is None else _array(bias), out.view(-1, N).numpy(), shape, share,
         spikes_for(shape, True), kernels.work_for(shape, workers, 1), arrived=arrived,
     )  # fmt: skip
     return out
 
 
 @torch.no_grad()
-def weight_gradient(
-    x: Tensor | PackedSpikes, grad: Tensor, out: Tensor | None = None, way: Way = "auto"
-) -> Tensor:
+def weight_gradient(x: Tensor | PackedSpikes, grad: Tensor, out: Tensor | None = None, way: Way = "auto") -> Tensor:
     """Gradient float32 [N, K] of the weight, from that of the currents, ``grad`` [T, ..., N]; otherwise as currents."""
     T, inner, K = _shape(x)
     N = grad.shape[-1]
@@ -89,11 +88,10 @@ def weight_gradient(
     if words is None:
         out.copy_(linear(rows.float().T, _dense(x).reshape(-1, K).T))
         return out
-    wide, workers = kernels.lanes_for(N) == kernels.WIDE, _workers(shape)
-    arrived, parts = meeting(), kernels.parts_for(shape)
+    workers, arrived, parts = _workers(shape), meeting(), kernels.parts_for(shape)
     spread(
-        kernels.gradient if wide else kernels.gradient_narrow, workers, arrived,
-        words.reshape(len(words), -1, K).numpy(), _array(rows), out.numpy(), shape, share, parts,
+        kernels.gradient if N > LANES else kernels.gradient_narrow, workers, arrived,
+        words.reshape(len(words), shape.B, K).numpy(), _array(rows), out.numpy(), shape, share, parts,
         spikes_for(shape, False), kernels.work_for(shape, workers, parts), arrived=arrived,
     )  # fmt: skip
     return out
@@ -103,7 +101,9 @@ def _shape(x: Tensor | PackedSpikes) -> tuple[int, torch.Size, int]:
     """T, the axes between, K."""
     values, T = (x.words, x.T) if isinstance(x, PackedSpikes) else (x, len(x))
     if values.dim() < 2 or len(values) != (-(-T // 32) if isinstance(x, PackedSpikes) else T):
-        raise ValueError(f"x has shape {list(values.shape)} for T = {T}; allowed: [T, ..., K], packed [ceil(T/32), ..., K]")
+        raise ValueError(
+            f"x has shape {list(values.shape)} for T = {T}; allowed: [T, ..., K], packed [ceil(T/32), ..., K]"
+        )
     return T, values.shape[1:-1], values.shape[-1]
 
 
@@ -118,7 +118,9 @@ def _output(out: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     _require("out", out, shape)
     if out.dtype != torch.float32 or not out.is_contiguous():
         layout = "contiguous" if out.is_contiguous() else "strided"
-        raise ValueError(f"out is {layout} of dtype {str(out.dtype).removeprefix('torch.')}; allowed: contiguous float32")
+        raise ValueError(
+            f"out is {layout} of dtype {str(out.dtype).removeprefix('torch.')}; allowed: contiguous float32"
+        )
     return out
 
 
@@ -143,4 +145,4 @@ def _array(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
 def _workers(shape: Shape) -> int:
     """Threads that are worth their while; also torch's own are kept from disturbing them."""
     rest()
-    return workers_for(shape.T * shape.B * shape.K * max(shape.N, kernels.WIDE) // PRODUCTS)
+    return workers_for(shape.T * shape.B * shape.K * max(shape.N, WIDE) // PRODUCTS)

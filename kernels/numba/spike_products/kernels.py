@@ -129,7 +129,7 @@ def add_listed(starts, lists, matrix, first, stride, out, out_first, rows, n, li
 
 @jit
 def block_currents(shape, group, spikes, panel, panels, bias, threshold, table, block, like):
-    """Currents of a group for one panel of neurons, ``block`` float32 [64 words * lanes]: a row for each of the group's.
+    """Currents of a group for one panel of neurons, ``block`` float32 [64 words * lanes]: a row for each of its rows.
 
     Needs the group's :func:`gather`, :func:`turn` and, with fewer spikes than ``threshold``, :func:`list_inputs`, and
     the panel's :func:`lay_panel`. ``bias`` float32 [N], or of no elements. Row r is time step r of more than 32 steps,

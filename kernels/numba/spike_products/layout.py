@@ -1,8 +1,8 @@
 """Spikes of a group of samples as the products read them: silent inputs left out, one bit a spike, both ways round.
 
 A group is one sample, or, if a sample has few time steps, as many samples as make tables of weights worth their while.
-Its rows are pairs (time step, sample), 64 to a word: row r is bit r % 64 of word r // 64. Of more than 32 steps, a sample
-takes ceil(T/64) words for itself; of fewer, a word holds ``per_word`` samples, one after the other.
+Its rows are pairs (time step, sample), 64 to a word: row r is bit r % 64 of word r // 64. A sample of more than 32
+steps takes ceil(T/64) words for itself; of shorter ones a word holds ``per_word``, one after the other.
 """
 
 from typing import Any, NamedTuple
