@@ -28,9 +28,9 @@ from fastsnn.kernels.numba.philox import unpack
 from fastsnn.kernels.numba.products import linear
 from fastsnn.kernels.numba.spike_products import kernels
 from fastsnn.kernels.numba.spike_products.choice import WAYS, Way, threshold
-from fastsnn.kernels.numba.spike_products.layout import Shape, shape_of, spikes_for
+from fastsnn.kernels.numba.spike_products.layout import Shape, shape_of
 from fastsnn.kernels.numba.spike_products.packing import INTEGERS, pack
-from fastsnn.kernels.numba.threads import meeting, spread, workers_for
+from fastsnn.kernels.numba.threads import spread, workers_for
 from fastsnn.kernels.packed import PackedSpikes
 
 __all__ = ["WAYS", "Way", "currents", "pack", "weight_gradient"]
@@ -53,47 +53,58 @@ def currents(
     _require("weight", weight, (N, K))
     if bias is not None:
         _require("bias", bias, (N,))
-    out = _output(out, (T, *inner, N))
+    out = _output("out", out, (T, *inner, N))
     if not out.numel():
         return out
     shape = shape_of(T, inner.numel(), K, N)
-    share = threshold(way, shape)
-    words = _words(x, way) if share is not None else None
+    share = threshold(way, shape) if K else None
+    words = None if share is None else _words(x, way)
     if words is None:
         out.copy_(linear(_dense(x), weight.float(), None if bias is None else bias.float()))
         return out
-    workers, arrived = _workers(shape), meeting()
-    spread(
-        kernels.forward if N > LANES else kernels.forward_narrow, workers, arrived,
-        words.reshape(len(words), shape.B, K).numpy(), _array(weight),
-        np.empty(0, np.float32) if bias is None else _array(bias), out.view(-1, N).numpy(), shape, share,
-        spikes_for(shape, True), kernels.work_for(shape, workers, 1), arrived=arrived,
-    )  # fmt: skip
+    workers = _workers(shape)
+    product = kernels.product(
+        shape, share, workers, _rows(words), _array(weight), None if bias is None else _array(bias)
+    )
+    kernel = kernels.currents if N > LANES else kernels.currents_narrow
+    spread(kernel, workers, product, out.view(-1).numpy(), arrived=product.arrived)
     return out
 
 
 @torch.no_grad()
-def weight_gradient(x: Tensor | PackedSpikes, grad: Tensor, out: Tensor | None = None, way: Way = "auto") -> Tensor:
-    """Gradient float32 [N, K] of the weight, from that of the currents, ``grad`` [T, ..., N]; otherwise as currents."""
+def weight_gradient(
+    x: Tensor | PackedSpikes,
+    grad: Tensor,
+    out: Tensor | None = None,
+    bias_out: Tensor | None = None,
+    way: Way = "auto",
+) -> Tensor:
+    """Gradient float32 [N, K] of the weight from that of the currents, ``grad`` [T, ..., N]; otherwise as `currents`.
+
+    The gradient of a bias, the sum of ``grad`` over all axes but the last, goes to ``bias_out`` float32 [N] if given.
+    """
     T, inner, K = _shape(x)
     N = grad.shape[-1]
     _require("grad", grad, (T, *inner, N))
-    out = _output(out, (N, K))
-    if not out.numel() or not grad.numel():
-        return out.zero_()
-    shape = shape_of(T, inner.numel(), K, N)
-    share = threshold(way, shape)
-    words = _words(x, way) if share is not None else None
+    out = _output("out", out, (N, K))
+    bias = None if bias_out is None else _output("bias_out", bias_out, (N,))
+    shape = shape_of(T, inner.numel(), K, N) if grad.numel() and K else None
+    share = None if shape is None else threshold(way, shape)
+    words = None if share is None else _words(x, way)
     rows = grad.reshape(-1, N)
-    if words is None:
-        out.copy_(linear(rows.float().T, _dense(x).reshape(-1, K).T))
+    if shape is None or share is None or words is None:
+        rows = rows.float()
+        out.copy_(linear(rows.T, _dense(x).reshape(-1, K).T) if shape is not None else torch.zeros(()))
+        if bias is not None:
+            bias.copy_(rows.sum(0))
         return out
-    workers, arrived, parts = _workers(shape), meeting(), kernels.parts_for(shape)
+    workers = _workers(shape)
+    product = kernels.product(shape, share, workers, _rows(words))
+    kernel = kernels.gradient if N > LANES else kernels.gradient_narrow
+    bias_array = np.empty(0, np.float32) if bias is None else bias.numpy()
     spread(
-        kernels.gradient if N > LANES else kernels.gradient_narrow, workers, arrived,
-        words.reshape(len(words), shape.B, K).numpy(), _array(rows), out.numpy(), shape, share, parts,
-        spikes_for(shape, False), kernels.work_for(shape, workers, parts), arrived=arrived,
-    )  # fmt: skip
+        kernel, workers, product, _array(rows).reshape(-1), out.view(-1).numpy(), bias_array, arrived=product.arrived
+    )
     return out
 
 
@@ -112,14 +123,14 @@ def _require(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {list(tensor.shape)}; allowed beside the other operands: {list(shape)}")
 
 
-def _output(out: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+def _output(name: str, out: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     if out is None:
         return torch.empty(shape)
-    _require("out", out, shape)
+    _require(name, out, shape)
     if out.dtype != torch.float32 or not out.is_contiguous():
         layout = "contiguous" if out.is_contiguous() else "strided"
         raise ValueError(
-            f"out is {layout} of dtype {str(out.dtype).removeprefix('torch.')}; allowed: contiguous float32"
+            f"{name} is {layout} of dtype {str(out.dtype).removeprefix('torch.')}; allowed: contiguous float32"
         )
     return out
 
@@ -132,6 +143,10 @@ def _words(x: Tensor | PackedSpikes, way: Way) -> Tensor | None:
     if words is None and way != "auto":
         raise ValueError(f"x holds more than 0 and 1, and way is {way!r}, which is for spikes; allowed: auto, dense")
     return words
+
+
+def _rows(words: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
+    return words[:, None].flatten(1, -2).numpy()
 
 
 def _dense(x: Tensor | PackedSpikes) -> Tensor:

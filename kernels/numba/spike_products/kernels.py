@@ -1,13 +1,20 @@
 """Both products of a linear layer on spikes: the currents of a group of samples, and its part of the weight gradient.
 
-Neurons come in panels of 32 (of 16 in a layer of no more), whose weights lie together, [K, 32]: a panel and a group's
-currents stay in the second-level cache. Two ways, chosen for each group by how often its inputs spike:
+Each is computed for a group of samples (``layout.py``) and a panel of neurons (``panels.py``) at a time, between a
+block of float32 [rows, lanes] in the cache and the weights, in the way that suits the group's spikes:
 
     tables  of all sums of four rows: one addition per four inputs and row, whatever their spikes (``bits.py``)
     lists   of what spikes: one addition per spike
 
 Workers share panels and groups out among themselves, but what is added to what, and in which order, depends on the
 shape and the spikes alone: the bits of a result don't depend on the number of workers.
+
+From another kernel, as one that runs neurons over the currents while they are in the cache: all workers call
+:func:`prepare`, then :func:`block_currents` for any panel and group, which fills the worker's block; or
+:func:`add_block`, for which each worker must own what it adds to. ``like`` is ``wide_zero()`` for more than 16 neurons,
+else ``zero()``. Row r of a block of more than 32 time steps is step r of the sample that the group is; for fewer, step
+t of the group's sample i is row ``layout.first_row(shape, i) + t``. ``prepare`` meets the workers twice: the next
+``meet(product.arrived, workers, 3)`` is theirs.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +26,6 @@ from fastsnn.kernels.numba.bits import (
     COLUMNS,
     LANES,
     TABLE_SIZE,
-    WIDE,
     add,
     add_selected,
     aligned_empty,
@@ -33,267 +39,263 @@ from fastsnn.kernels.numba.bits import (
 )
 from fastsnn.kernels.numba.spike_products.layout import (
     Shape,
+    Spikes,
     gather,
     list_inputs,
     list_rows,
     offsets_of,
+    spikes_for,
     turn,
 )
-from fastsnn.kernels.numba.threads import meet
+from fastsnn.kernels.numba.spike_products.panels import lanes_for, lay_panel, panels_for, take_panel
+from fastsnn.kernels.numba.threads import meet, meeting
 
 PARTS = 16
-"""Pieces that the weight gradient is worked out in, at least: panels, times parts of the batch if those are fewer."""
-
-
+"""Pieces that the weight gradient is computed in, at least: panels, times parts of the batch if those are fewer."""
 CHUNK = 4
 """Panels that a worker goes through the batch with at a time, at most: rows of memory are then read as long pieces."""
 CACHE = 1 << 19
 """Bytes of the second-level cache that a chunk of panels may fill."""
 
 
-class Work(NamedTuple):
-    """Memory of the workers; the first dimension of all but ``panels`` is the worker."""
+class Product(NamedTuple):
+    """Operands and memory of one product; the first dimension of ``tables`` and what follows is the worker."""
 
+    shape: Shape
+    share: float
+    """Share of spikes in a group below which it takes lists."""
+    words: Any
+    """int32 [ceil(T/32), B, K]"""
+    weight: Any
+    """float32 [N * K]; of no elements for the gradient"""
+    bias: Any
+    """float32 [N], or of no elements"""
+    arrived: Any
+    """what the workers share to ``meet``"""
+    spikes: Spikes
+    parts: int
+    """parts of the batch whose gradients are computed one by one and then added"""
     panels: Any
-    """float32 [panels * K * lanes]: the weights; [parts * panels * K * lanes]: the parts of their gradient"""
-    table: Any
+    """float32 [panels * K * lanes], the weights; for the gradient [parts * panels * (K + 1) * lanes], bias last"""
+    tables: Any
     """float32 [workers, TABLE_SIZE * lanes / 16]"""
     blocks: Any
-    """float32 [workers, chunk, 64 words * lanes]: a group's currents, or their gradient, for a chunk of panels"""
+    """float32 [workers, chunk, rows * lanes]: a group's currents, or their gradient, for a chunk of panels"""
     offsets: Any
-    """int64 [workers, 64 words]"""
+    """int64 [workers, rows]"""
     spare: Any
     """uint64 [workers, 64]"""
 
 
-def lanes_for(N: int) -> int:
-    """Neurons of a panel."""
-    return LANES if N <= LANES else WIDE
-
-
-def panels_for(N: int) -> int:
-    return -(-N // lanes_for(N))
-
-
-def parts_for(shape: Shape) -> int:
-    """Parts of the batch whose weight gradients are worked out one by one and then added."""
-    return max(1, min(-(-PARTS // panels_for(shape.N)), shape.groups))
-
-
-def work_for(shape: Shape, workers: int, parts: int) -> Work:
-    """Memory for so many workers."""
-    lanes, rows = lanes_for(shape.N), COLUMNS * shape.words
-    chunk = max(1, min(CHUNK, CACHE // (4 * lanes * (rows + shape.K)), panels_for(shape.N)))
-    return Work(
-        panels=aligned_empty((parts * panels_for(shape.N) * shape.K * lanes,), np.float32),
-        table=aligned_empty((workers, TABLE_SIZE // LANES * lanes), np.float32),
-        blocks=aligned_empty((workers, chunk, rows * lanes), np.float32),
-        offsets=np.empty((workers, rows), np.int64),
+def product(shape: Shape, share: float, workers: int, words: Any, weight: Any = None, bias: Any = None) -> Product:
+    """The product of spikes with ``weight`` [N, K] and ``bias`` [N] or None; without weight, that of the gradient."""
+    lanes, forward = lanes_for(shape.N), weight is not None
+    panels = panels_for(shape.N)
+    parts = 1 if forward else max(1, min(-(-PARTS // panels), shape.groups))
+    chunk = max(1, min(CHUNK, CACHE // (4 * lanes * (shape.rows + shape.K)), panels))
+    empty = np.empty(0, np.float32)
+    return Product(
+        shape, share, words, weight.reshape(-1) if forward else empty, empty if bias is None else bias, meeting(),
+        spikes_for(shape, forward), parts,
+        panels=aligned_empty((parts * panels * (shape.K + (not forward)) * lanes,), np.float32),
+        tables=aligned_empty((workers, TABLE_SIZE // LANES * lanes), np.float32),
+        blocks=aligned_empty((workers, chunk, shape.rows * lanes), np.float32),
+        offsets=np.empty((workers, shape.rows), np.int64),
         spare=aligned_empty((workers, COLUMNS), np.uint64),
-    )
+    )  # fmt: skip
 
 
 @jit
-def lay_panel(weight, panel, panels, lanes):
-    """Copy the weights [N, K] of one panel's neurons to ``panels``; neurons past the last have none."""
-    N, K = weight.shape
-    for k in range(K):
-        out = panels[(panel * K + k) * lanes : (panel * K + k + 1) * lanes]
-        for j in range(lanes):
-            n = panel * lanes + j
-            out[j] = weight[n, k] if n < N else np.float32(0)
+def prepare(worker, workers, product, like):
+    """Lay out spikes and weights, each worker its share; False if another worker failed and there is nothing to do."""
+    shape, spikes, forward = product.shape, product.spikes, len(product.weight) > 0
+    lanes = width(like)
+    panels = (shape.N + lanes - 1) // lanes
+    if forward:
+        for panel in range(panels * worker // workers, panels * (worker + 1) // workers):
+            lay_panel(product.weight, shape.K, shape.N, panel, product.panels, lanes)
+    first, last = shape.groups * worker // workers, shape.groups * (worker + 1) // workers
+    for group in range(first, last):
+        gather(product.words, shape, group, spikes)
+        if forward:
+            turn(shape, group, spikes, product.spare[worker])
+    if not meet(product.arrived, workers, 1):
+        return False
+    position = 0
+    for group in range(last):
+        if use_lists(product, group):
+            if group >= first:
+                if forward:
+                    list_inputs(shape, group, spikes, position)
+                else:
+                    list_rows(shape, group, spikes, position)
+            position += spikes.counts[1, group]
+    return meet(product.arrived, workers, 2)
 
 
 @jit
-def use_lists(shape, group, spikes, threshold):
-    """Whether the group's spikes are added one by one: they are fewer than this share of rows and active inputs."""
-    return spikes.counts[1, group] < threshold * (spikes.counts[0, group] * min(shape.T * shape.samples, shape.rows))
+def use_lists(product, group):
+    """Whether the group's spikes are added one by one: they are few among its rows and the inputs that spike at all."""
+    shape, counts = product.shape, product.spikes.counts
+    return counts[1, group] < product.share * (counts[0, group] * min(shape.T * shape.samples, shape.rows))
 
 
 @jit
-def add_listed(starts, lists, matrix, first, stride, out, out_first, rows, n, like):
-    """Add the vectors matrix[first + lists[i] * stride], starts[r] <= i < starts[r + 1], to row rows[r] of out."""
+def add_listed(starts, lists, matrix, first, out, out_first, rows, n, like):
+    """Add the vectors ``lists[i]`` from matrix[first:], starts[r] <= i < starts[r + 1], to vector rows[r] of out."""
     lanes = width(like)
     for r in range(n):
         address = out_first + np.intp(rows[r]) * lanes
         even, odd = load_like(out, address, like), zeros_like(like)
         i, stop = starts[r], starts[r + 1]
         while i + 1 < stop:
-            even = add(even, load_like(matrix, first + np.intp(lists[i]) * stride, like))
-            odd = add(odd, load_like(matrix, first + np.intp(lists[i + 1]) * stride, like))
+            even = add(even, load_like(matrix, first + np.intp(lists[i]) * lanes, like))
+            odd = add(odd, load_like(matrix, first + np.intp(lists[i + 1]) * lanes, like))
             i += 2
         if i < stop:
-            even = add(even, load_like(matrix, first + np.intp(lists[i]) * stride, like))
+            even = add(even, load_like(matrix, first + np.intp(lists[i]) * lanes, like))
         store(out, address, add(even, odd))
 
 
 @jit
-def block_currents(shape, group, spikes, panel, panels, bias, threshold, table, block, like):
-    """Currents of a group for one panel of neurons, ``block`` float32 [64 words * lanes]: a row for each of its rows.
-
-    Needs the group's :func:`gather`, :func:`turn` and, with fewer spikes than ``threshold``, :func:`list_inputs`, and
-    the panel's :func:`lay_panel`. ``bias`` float32 [N], or of no elements. Row r is time step r of more than 32 steps,
-    see ``layout.offsets_of`` for fewer. ``table`` is scratch.
-    """
-    lanes, rows = width(like), shape.rows
-    start = block[:lanes]
+def block_currents(product, worker, group, panel, block, like):
+    """Currents of a group for one panel of neurons, bias included: ``block`` float32 [rows * lanes]."""
+    shape, spikes, lanes = product.shape, product.spikes, width(like)
     for j in range(lanes):
         n = panel * lanes + j
-        start[j] = bias[n] if n < len(bias) else np.float32(0)
+        block[j] = product.bias[n] if n < len(product.bias) else np.float32(0)
     vector = load_like(block, 0, like)
-    for r in range(rows):
+    for r in range(1, shape.rows):
         store(block, r * lanes, vector)
     n, first = spikes.counts[0, group], panel * shape.K * lanes
-    if use_lists(shape, group, spikes, threshold):
-        add_listed(
-            spikes.starts[group], spikes.lists, panels, first, lanes, block, 0, spikes.identity, rows, like
-        )  # fmt: skip
+    if use_lists(product, group):
+        starts = spikes.starts[group]
+        add_listed(starts, spikes.lists, product.panels, first, block, 0, spikes.identity, shape.rows, like)
         return
     for column in range(0, n, COLUMNS):
-        size = min(COLUMNS, n - column)
-        tabulate(panels, first, lanes, spikes.inputs[group, column:], size, table, like)
+        size, table = min(COLUMNS, n - column), product.tables[worker]
+        tabulate(product.panels, first, lanes, spikes.inputs[group, column:], size, table, like)
         bits = spikes.by_row[group, column // COLUMNS]
-        add_selected(bits, size, table, block, 0, lanes, spikes.identity, rows, like)
+        add_selected(bits, size, table, block, 0, lanes, spikes.identity, shape.rows, like)
 
 
 @jit
-def store_rows(blocks, offsets, out, first, like):
-    """Copy the rows of blocks of neurons ``first`` and on to out [T * B, N]."""
-    lanes, N, flat = width(like), out.shape[1], out.reshape(out.size)
+def add_block(product, worker, group, block, first, like):
+    """Add a group's part of the gradient, [K + 1, lanes] at panels[first:], from that of its currents, ``block``."""
+    shape, spikes, lanes = product.shape, product.spikes, width(like)
+    n, inputs, total = spikes.counts[0, group], spikes.inputs[group], zeros_like(like)
+    for r in range(shape.rows):
+        total = add(total, load_like(block, r * lanes, like))
+    bias = first + shape.K * lanes
+    store(product.panels, bias, add(load_like(product.panels, bias, like), total))
+    if use_lists(product, group):
+        add_listed(spikes.starts[group], spikes.lists, block, 0, product.panels, first, inputs, n, like)
+        return
+    for q in range(shape.words):
+        size = min(COLUMNS, shape.rows - COLUMNS * q)
+        tabulate(block, COLUMNS * q * lanes, lanes, spikes.identity, size, product.tables[worker], like)
+        bits = spikes.by_input[group, q]
+        add_selected(bits, size, product.tables[worker], product.panels, first, lanes, inputs, n, like)
+
+
+@jit
+def store_rows(blocks, offsets, out, N, first, like):
+    """Copy the rows of blocks to neurons ``first`` and on of out, flat [T * B * N]."""
+    lanes = width(like)
     for r in range(len(offsets)):
         if offsets[r] < 0:
             continue
         for i in range(len(blocks)):
             start, block = first + i * lanes, blocks[i]
             if start + lanes <= N:
-                store(flat, offsets[r] * N + start, load_like(block, r * lanes, like))
+                store(out, offsets[r] * N + start, load_like(block, r * lanes, like))
             else:
                 for j in range(N - start):
-                    flat[offsets[r] * N + start + j] = block[r * lanes + j]
+                    out[offsets[r] * N + start + j] = block[r * lanes + j]
 
 
 @jit
-def load_rows(grad, offsets, first, blocks, like):
-    """Copy neurons ``first`` and on of grad [T * B, N] to the rows of blocks, zeros where there are none."""
-    lanes, N, flat = width(like), grad.shape[1], grad.reshape(grad.size)
+def load_rows(grad, offsets, N, first, blocks, like):
+    """Copy neurons ``first`` and on of grad, flat [T * B * N], to the rows of blocks, zeros if there are none."""
+    lanes = width(like)
     for r in range(len(offsets)):
         for i in range(len(blocks)):
             start, block = first + i * lanes, blocks[i]
             if offsets[r] >= 0 and start + lanes <= N:
-                store(block, r * lanes, load_like(flat, offsets[r] * N + start, like))
+                store(block, r * lanes, load_like(grad, offsets[r] * N + start, like))
                 continue
             store(block, r * lanes, zeros_like(like))
             for j in range(N - start if offsets[r] >= 0 else 0):
-                block[r * lanes + j] = flat[offsets[r] * N + start + j]
+                block[r * lanes + j] = grad[offsets[r] * N + start + j]
 
 
 @jit
-def add_block(shape, group, spikes, threshold, block, panels, first, table, like):
-    """Add a group's part of the weight gradient to the panel at panels[first:], from the gradient of its currents."""
-    lanes, n, inputs = width(like), spikes.counts[0, group], spikes.inputs[group]
-    if use_lists(shape, group, spikes, threshold):
-        add_listed(spikes.starts[group], spikes.lists, block, 0, lanes, panels, first, inputs, n, like)
+def _currents(worker, workers, product, out, like):
+    shape, lanes, offsets = product.shape, width(like), product.offsets[worker]
+    if not prepare(worker, workers, product, like):
         return
-    for q in range(shape.words):
-        size = min(COLUMNS, shape.T - COLUMNS * q) if shape.T > 32 else shape.per_word * shape.T
-        tabulate(block, COLUMNS * q * lanes, lanes, spikes.identity, size, table, like)
-        add_selected(spikes.by_input[group, q], size, table, panels, first, lanes, inputs, n, like)
-
-
-@jit
-def prepare(worker, workers, words, shape, spikes, threshold, forward, arrived, spare):
-    """Fill ``spikes``, each worker its share; True if all workers did."""
-    for group in range(shape.groups * worker // workers, shape.groups * (worker + 1) // workers):
-        gather(words, shape, group, spikes)
-        if forward:
-            turn(shape, group, spikes, spare)
-    if not meet(arrived, workers, 1):
-        return False
-    position = 0
-    for group in range(shape.groups * (worker + 1) // workers):
-        if use_lists(shape, group, spikes, threshold):
-            if group >= shape.groups * worker // workers:
-                if forward:
-                    list_inputs(shape, group, spikes, position)
-                else:
-                    list_rows(shape, group, spikes, position)
-            position += spikes.counts[1, group]
-    return meet(arrived, workers, 2)
-
-
-@jit
-def _forward(worker, workers, arrived, words, weight, bias, out, shape, threshold, spikes, work, like):
-    lanes = width(like)
-    panels, longest = (shape.N + lanes - 1) // lanes, work.blocks.shape[1]
-    for panel in range(panels * worker // workers, panels * (worker + 1) // workers):
-        lay_panel(weight, panel, work.panels, lanes)
-    if not prepare(worker, workers, words, shape, spikes, threshold, True, arrived, work.spare[worker]):
-        return
-    table, offsets = work.table[worker], work.offsets[worker][: shape.rows]
+    panels, longest = (shape.N + lanes - 1) // lanes, product.blocks.shape[1]
     chunks = (panels + longest - 1) // longest
     items = chunks * shape.groups
     for item in range(items * worker // workers, items * (worker + 1) // workers):
         chunk, group = item // shape.groups, item % shape.groups
         first, last = chunk * panels // chunks, (chunk + 1) * panels // chunks
-        blocks = work.blocks[worker, : last - first]
+        blocks = product.blocks[worker, : last - first]
         for panel in range(first, last):
-            block = blocks[panel - first]
-            block_currents(shape, group, spikes, panel, work.panels, bias, threshold, table, block, like)
+            block_currents(product, worker, group, panel, blocks[panel - first], like)
         offsets_of(shape, group, offsets)
-        store_rows(blocks, offsets, out, first * lanes, like)
+        store_rows(blocks, offsets, out, shape.N, first * lanes, like)
 
 
 @jit
-def _gradient(worker, workers, arrived, words, grad, out, shape, threshold, parts, spikes, work, like):
-    lanes = width(like)
-    panels, longest, size = (shape.N + lanes - 1) // lanes, work.blocks.shape[1], shape.K * lanes
-    if not prepare(worker, workers, words, shape, spikes, threshold, False, arrived, work.spare[worker]):
+def _gradient(worker, workers, product, grad, out, bias, like):
+    shape, lanes, offsets, parts = product.shape, width(like), product.offsets[worker], product.parts
+    if not prepare(worker, workers, product, like):
         return
-    table, offsets = work.table[worker], work.offsets[worker][: shape.rows]
+    panels, longest, size = (shape.N + lanes - 1) // lanes, product.blocks.shape[1], (shape.K + 1) * lanes
     item, stop = panels * parts * worker // workers, panels * parts * (worker + 1) // workers
-    work.panels[item * size : stop * size] = np.float32(0)
+    product.panels[item * size : stop * size] = np.float32(0)
     while item < stop:
         part, panel = item // panels, item % panels
-        blocks = work.blocks[worker, : min(longest, panels - panel, stop - item)]
+        blocks = product.blocks[worker, : min(longest, panels - panel, stop - item)]
         for group in range(shape.groups * part // parts, shape.groups * (part + 1) // parts):
             offsets_of(shape, group, offsets)
-            load_rows(grad, offsets, panel * lanes, blocks, like)
+            load_rows(grad, offsets, shape.N, panel * lanes, blocks, like)
             for i in range(len(blocks)):
-                add_block(shape, group, spikes, threshold, blocks[i], work.panels, (item + i) * size, table, like)
+                add_block(product, worker, group, blocks[i], (item + i) * size, like)
         item += len(blocks)
-    if not meet(arrived, workers, 3):
+    if not meet(product.arrived, workers, 3):
         return
     for panel in range(panels * worker // workers, panels * (worker + 1) // workers):
-        total = work.panels[panel * size : (panel + 1) * size]
+        total = product.panels[panel * size : (panel + 1) * size]
         for part in range(1, parts):
-            other = work.panels[(part * panels + panel) * size : (part * panels + panel + 1) * size]
+            other = product.panels[(part * panels + panel) * size : (part * panels + panel + 1) * size]
             for i in range(size):
                 total[i] += other[i]
-        for n in range(panel * lanes, min((panel + 1) * lanes, shape.N)):
-            row, j = out[n], n - panel * lanes
-            for k in range(shape.K):
-                row[k] = total[k * lanes + j]
+        take_panel(total, shape.K, shape.N, panel, out, lanes)
+        for n in range(panel * lanes, min((panel + 1) * lanes, len(bias))):
+            bias[n] = total[shape.K * lanes + n - panel * lanes]
 
 
 @jit(entry=True)
-def forward_narrow(worker, workers, arrived, words, weight, bias, out, shape, threshold, spikes, work):
-    """:func:`forward` for at most 16 neurons."""
-    _forward(worker, workers, arrived, words, weight, bias, out, shape, threshold, spikes, work, zero())
+def currents_narrow(worker, workers, product, out):
+    """:func:`currents` for at most 16 neurons."""
+    _currents(worker, workers, product, out, zero())
 
 
 @jit(entry=True)
-def forward(worker, workers, arrived, words, weight, bias, out, shape, threshold, spikes, work):
-    """One worker's share of out [T * B, N] = spikes @ weight.T + bias; bias of no elements is zero."""
-    _forward(worker, workers, arrived, words, weight, bias, out, shape, threshold, spikes, work, wide_zero())
+def currents(worker, workers, product, out):
+    """One worker's share of out [T * B * N] = spikes @ weight.T + bias."""
+    _currents(worker, workers, product, out, wide_zero())
 
 
 @jit(entry=True)
-def gradient_narrow(worker, workers, arrived, words, grad, out, shape, threshold, parts, spikes, work):
+def gradient_narrow(worker, workers, product, grad, out, bias):
     """:func:`gradient` for at most 16 neurons."""
-    _gradient(worker, workers, arrived, words, grad, out, shape, threshold, parts, spikes, work, zero())
+    _gradient(worker, workers, product, grad, out, bias, zero())
 
 
 @jit(entry=True)
-def gradient(worker, workers, arrived, words, grad, out, shape, threshold, parts, spikes, work):
-    """One worker's share of out [N, K] = sum over t and b of grad[t * B + b, n] * spikes[t, b, k]."""
-    _gradient(worker, workers, arrived, words, grad, out, shape, threshold, parts, spikes, work, wide_zero())
+def gradient(worker, workers, product, grad, out, bias):
+    """One worker's share of the gradients out [N * K] and bias [N], or of no elements, from ``grad`` [T * B * N]."""
+    _gradient(worker, workers, product, grad, out, bias, wide_zero())

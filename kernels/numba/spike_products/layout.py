@@ -181,14 +181,14 @@ def list_bits(word, position, first, lists):
 def list_inputs(shape, group, spikes, position):
     """List the inputs that spike in each row of the group, from ``position`` of ``spikes.lists`` on."""
     n, starts, inputs = spikes.counts[0, group], spikes.starts[group], spikes.inputs[group]
-    for row in range(COLUMNS * shape.words):
+    for row in range(shape.rows):
         starts[row] = position
         for block in range((n + COLUMNS - 1) // COLUMNS):
             begin = position
             position = list_bits(spikes.by_row[group, block, row], position, COLUMNS * block, spikes.lists)
             for i in range(begin, position):
                 spikes.lists[i] = inputs[spikes.lists[i]]
-    starts[COLUMNS * shape.words] = position
+    starts[shape.rows] = position
 
 
 @jit
@@ -204,13 +204,19 @@ def list_rows(shape, group, spikes, position):
 
 @jit
 def offsets_of(shape, group, offsets):
-    """offsets[r] = index of row r in an array [T, B], or -1 for a row that stands for nothing; int64 [64 words]."""
+    """offsets[r] = index of row r in an array [T, B], or -1 for a row that stands for nothing; int64 [rows]."""
     if shape.T > 32:
         for r in range(len(offsets)):
-            offsets[r] = r * shape.B + group if r < shape.T else -1
+            offsets[r] = r * shape.B + group
         return
     for r in range(len(offsets)):
         q, i = r // COLUMNS, r % COLUMNS
         place, t = i // shape.T, i % shape.T
         sample = (group * shape.words + q) * shape.per_word + place
         offsets[r] = t * shape.B + sample if place < shape.per_word and sample < shape.B else -1
+
+
+@jit
+def first_row(shape, sample):
+    """Row of the first time step of a group's ``sample``-th sample; the other steps follow."""
+    return sample // shape.per_word * COLUMNS + sample % shape.per_word * shape.T
