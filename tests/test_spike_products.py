@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import contract, philox
-from fastsnn.kernels.numba import products, spike_products
-from fastsnn.kernels.numba.spike_products import choice, layout, packing
+from fastsnn.kernels.numba import jit, products, spike_products
+from fastsnn.kernels.numba.bits import WIDE, wide_zero
+from fastsnn.kernels.numba.spike_products import choice, kernels, layout, packing
+from fastsnn.kernels.numba.threads import spread
 from fastsnn.kernels.packed import PackedSpikes
 
 SPARSE = ("tables", "lists")
@@ -64,7 +66,10 @@ def test_whole_numbers_are_exact(B: int, K: int, N: int, density: float, way: sp
         packed = PackedSpikes(philox.pack(x), T)
         exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
         assert spike_products.currents(packed, weight, bias, way=way).double().equal(exact), T
-        assert spike_products.weight_gradient(packed, grad, way=way).double().equal(gradient_of(x, grad)), T
+        bias_grad = torch.empty(N)
+        found = spike_products.weight_gradient(packed, grad, bias_out=bias_grad, way=way)
+        assert found.double().equal(gradient_of(x, grad)), T
+        assert bias_grad.equal(grad.sum((0, 1))), T
 
 
 @pytest.mark.parametrize(("T", "B", "K", "N"), [(100, 8, 784, 80), (33, 20, 2500, 10), (4, 200, 1025, 33)], ids=str)
@@ -252,3 +257,45 @@ def test_groups_of_short_samples_fill_their_words() -> None:
             layout.offsets_of.py_func(shape, group, rows)
             found += [int(row) for row in rows if row >= 0]
         assert sorted(found) == list(range(T * B)), (T, B)
+
+
+@jit(entry=True)
+def fire(worker: int, workers: int, product: kernels.Product, out: Any) -> None:
+    """Neurons without leak that fire at 1 and start again from 0, run over each block of currents while it is there."""
+    shape = product.shape
+    if not kernels.prepare(worker, workers, product, wide_zero()):
+        return
+    panels = (shape.N + WIDE - 1) // WIDE
+    for item in range(panels * shape.groups * worker // workers, panels * shape.groups * (worker + 1) // workers):
+        panel, group = item // shape.groups, item % shape.groups
+        block = product.blocks[worker, 0]
+        kernels.block_currents(product, worker, group, panel, block, wide_zero())
+        first = group * shape.samples
+        for b in range(first, min(first + shape.samples, shape.B)):
+            start = layout.first_row(shape, b - first)
+            for n in range(panel * WIDE, min((panel + 1) * WIDE, shape.N)):
+                v = np.float32(0)
+                for t in range(shape.T):
+                    v += block[(start + t) * WIDE + n - panel * WIDE]
+                    out[t, b, n] = v >= 1
+                    if v >= 1:
+                        v = np.float32(0)
+
+
+@pytest.mark.parametrize(("T", "B"), [(100, 3), (33, 2), (32, 3), (5, 70)])
+def test_another_kernel_runs_on_the_currents_of_a_block(T: int, B: int, way: spike_products.Way) -> None:
+    K, N = 70, 45
+    x, weight, bias = spikes(T, B, K, 0.3), torch.randn(N, K) / 4, torch.rand(N)
+    shape, words = layout.shape_of(T, B, K, N), spike_products.pack(x)
+    assert words is not None
+    share = choice.threshold(way, shape)
+    product = kernels.product(shape, share, 2, words.numpy(), weight.numpy(), bias.numpy())
+    found = torch.zeros(T, B, N, dtype=torch.bool)
+    spread(fire, 2, product, found.numpy(), arrived=product.arrived)
+    v, expected = torch.zeros(B, N), []
+    for current in spike_products.currents(x, weight, bias, way=way):
+        v = v + current
+        expected.append(v >= 1)
+        v = torch.where(v >= 1, 0.0, v)
+    assert found.equal(torch.stack(expected))
+    assert 0.02 < found.float().mean() < 0.9
