@@ -1,7 +1,8 @@
 """The table behind ``kernels/numba/spike_products/choice.py``: ``python -m bench.spike_products`` in the root folder.
 
 Each way of both products, for shapes and densities of spikes: milliseconds, medians of alternated rounds, on one thread
-and on all. ``density`` is the share of spikes among the inputs that spike at all, ``active`` the share of those inputs.
+(of processor time, which other programs disturb least) and on all (of time). ``density`` is the share of spikes among
+the inputs that spike at all, ``active`` the share of those inputs.
 """
 
 import json
@@ -61,7 +62,9 @@ class Line(NamedTuple):
     gradient: dict[str, float]
     pack: float
     """Packing float32 spikes, which every way but dense needs unless they come packed."""
-    chosen: str
+    currents_way: str
+    """What ``choice.py`` chooses."""
+    gradient_way: str
 
 
 def spikes(layer: Layer, density: float) -> Tensor:
@@ -86,31 +89,32 @@ def measure(layer: Layer, density: float, threads: int) -> Line:
             x, grad, weight_grad, way=way
         )
     with ours.threads(threads):
-        times = _alternate(works)
-    share = choice.threshold("auto", shape_of(layer.T, layer.B, layer.K, layer.N))
-    chosen = "dense" if share is None else "lists" if density < share else "tables"
+        times = _alternate(works, time.thread_time if threads == 1 else time.perf_counter)
+    shape = shape_of(layer.T, layer.B, layer.K, layer.N)
+    shares = [choice.threshold("auto", shape, forward) for forward in (True, False)]
+    chosen = ["dense" if share is None else "lists" if density < share else "tables" for share in shares]
     return Line(
         layer, density, threads,
         *({way: times[f"{what} {way}"] for way in ("dense", "tables", "lists")} for what in ("currents", "gradient")),
-        times["pack"], chosen,
+        times["pack"], *chosen,
     )  # fmt: skip
 
 
-def _alternate(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+def _alternate(works: dict[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, float]:
     """Median milliseconds of one call of each, round by round in turn."""
     repeats = {}
     for name, work in works.items():
         work()
-        started = time.perf_counter()
+        started = clock()
         work()
-        repeats[name] = max(1, round(LEAST_SECONDS / (time.perf_counter() - started)))
+        repeats[name] = max(1, round(LEAST_SECONDS / max(clock() - started, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, work in works.items():
-            started = time.perf_counter()
+            started = clock()
             for _ in range(repeats[name]):
                 work()
-            times[name].append((time.perf_counter() - started) / repeats[name] * 1e3)
+            times[name].append((clock() - started) / repeats[name] * 1e3)
     return {name: round(statistics.median(values), 4) for name, values in times.items()}
 
 
@@ -118,14 +122,20 @@ def main() -> None:
     device = torch.device("cpu")
     about = machine.describe(device, quick=False)
     lines = []
-    print("currents, then gradient, ms: dense tables lists (chosen)")
+    print("currents, then gradient, ms: dense tables lists, chosen")
     for threads in sorted({1, machine.cores()}):
         for layer in LAYERS:
             for density in DENSITIES:
                 line = measure(layer, density, threads)
                 lines.append(line._asdict() | {"layer": layer._asdict()})
                 columns = [f"{ms:9.3f}" for what in (line.currents, line.gradient) for ms in what.values()]
-                print(f"{layer.name:28} {density:5} {threads} threads", *columns, f"({line.chosen})", flush=True)
+                print(
+                    f"{layer.name:28} {density:5} {threads} threads",
+                    *columns,
+                    line.currents_way,
+                    line.gradient_way,
+                    flush=True,
+                )
     results = {"machine": about, "environment": machine.environment(), "lines": lines}
     path = FOLDER / "spike-products" / f"{machine.slug(about['device'])}.json"
     path.parent.mkdir(exist_ok=True)

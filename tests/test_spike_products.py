@@ -106,13 +106,15 @@ def test_threads_change_no_bit(
 
 def test_each_group_takes_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two samples, one with rare spikes: each has the bits that its way alone has."""
-    T, K, N = 100, 300, 40
+    T, K, N = 100, 300, 140
     x = torch.cat([spikes(T, 1, K, 0.02), spikes(T, 1, K, 0.6)], 1)
     weight = torch.randn(N, K)
     found = spike_products.currents(x, weight)
     for b, (used, other) in enumerate((("lists", "tables"), ("tables", "lists"))):
         assert found[:, b].equal(spike_products.currents(x, weight, way=used)[:, b])  # type: ignore[arg-type]
         assert not found[:, b].equal(spike_products.currents(x, weight, way=other)[:, b])  # type: ignore[arg-type]
+    grad = whole(T, 2, N)
+    assert spike_products.weight_gradient(x, grad).double().equal(gradient_of(x, grad))
 
 
 def test_a_silent_input_is_not_read(way: spike_products.Way) -> None:
@@ -239,13 +241,16 @@ def test_errors_name_what_was_given(change: dict[str, Any], message: str) -> Non
 
 
 def test_the_table_decides_by_shape_and_density() -> None:
-    """Few rows: dense. Short samples: tables pay off later, so that lists are taken up to a higher density."""
-    few, long = (layout.shape_of(T, B, 100, 50) for T, B in ((1, 1), (500, 16)))
-    assert choice.threshold("auto", few) is None
-    shares = [choice.threshold("auto", shape) for shape in (long, layout.shape_of(40, 16, 100, 50))]
-    assert 0 < shares[0] < shares[1] < 0.5  # type: ignore[operator]
-    assert choice.threshold("dense", long) is None
-    assert choice.threshold("tables", few) == -1.0
+    """Few rows: dense. Lists are taken up to a higher density for short samples and for more neurons."""
+    few, narrow, long, short = (
+        layout.shape_of(T, B, 784, N) for T, B, N in ((1, 1, 800), (500, 16, 10), (500, 16, 800), (40, 16, 800))
+    )
+    for forward in (True, False):
+        assert choice.threshold("auto", few, forward) is None
+        shares = [choice.threshold("auto", shape, forward) for shape in (narrow, long, short)]
+        assert 0 < shares[0] < shares[1] < shares[2] < 0.5  # type: ignore[operator]
+        assert choice.threshold("dense", long, forward) is None
+        assert choice.threshold("tables", few, forward) == -1.0
 
 
 def test_groups_of_short_samples_fill_their_words() -> None:
@@ -288,7 +293,7 @@ def test_another_kernel_runs_on_the_currents_of_a_block(T: int, B: int, way: spi
     x, weight, bias = spikes(T, B, K, 0.3), torch.randn(N, K) / 4, torch.rand(N)
     shape, words = layout.shape_of(T, B, K, N), spike_products.pack(x)
     assert words is not None
-    share = choice.threshold(way, shape)
+    share = choice.threshold(way, shape, forward=True)
     product = kernels.product(shape, share, 2, words.numpy(), weight.numpy(), bias.numpy())
     found = torch.zeros(T, B, N, dtype=torch.bool)
     spread(fire, 2, product, found.numpy(), arrived=product.arrived)
