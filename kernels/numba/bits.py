@@ -5,7 +5,8 @@ costs one addition per four columns ("the method of the four Russians"). Both pr
 this form: the currents (rows are time steps, columns are pixels) and the weight gradient (rows are pixels, columns are
 time steps).
 
-``Lanes`` is a vector of 16 floats that lives in registers (LLVM's <16 x float>, on any instruction set).
+``Lanes`` is a vector of 16 or 32 floats that lives in registers (LLVM's <16 x float>, on any instruction set).
+Functions that work for both widths take one of them as ``like``, of which only the type counts.
 """
 
 import math
@@ -19,12 +20,15 @@ from numba.extending import intrinsic, models, register_model
 from fastsnn.kernels.numba import jit
 
 LANES = 16
+"""Floats of the usual vector."""
+WIDE = 32
+"""Floats of the wide one, which spends less on finding its addresses: for matrices of many columns."""
 COLUMNS = 64
 """Columns of one word."""
 CACHE_LINE = 64
-"""Bytes, and those of Lanes."""
+"""Bytes, and those of 16 lanes."""
 TABLE_SIZE = COLUMNS // 4 * 16 * LANES
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+"""Floats of a table of 16 lanes; one of 32 lanes has twice as many."""
 U64 = np.uint64
 
 
@@ -37,13 +41,18 @@ def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 class Lanes(types.Type):
-    """Numba's type of a vector of 16 float32."""
+    """Numba's type of a vector of ``count`` float32."""
 
-    def __init__(self):
-        super().__init__(name="Lanes")
+    def __init__(self, count: int):
+        self.count = count
+        super().__init__(name=f"Lanes({count})")
 
 
-lanes_type = Lanes()
+lanes_type, wide_type = Lanes(LANES), Lanes(WIDE)
+
+
+def _vector(lanes: Lanes) -> ir.VectorType:
+    return ir.VectorType(ir.FloatType(), lanes.count)
 
 
 @register_model(Lanes)
@@ -51,36 +60,36 @@ class LanesModel(models.PrimitiveModel):
     """Lanes are one LLVM vector."""
 
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, _VECTOR)
+        super().__init__(dmm, fe_type, _vector(fe_type))
 
 
-def _address(context, builder, array_type, array, offset):
-    """Pointer to the 16 floats of a flat float32 array that start at ``offset``."""
+def _address(context, builder, array_type, array, offset, lanes):
+    """Pointer to the floats of a flat float32 array that start at ``offset``."""
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), _VECTOR.as_pointer())
+    return builder.bitcast(builder.gep(data, [offset]), _vector(lanes).as_pointer())
 
 
 @intrinsic
-def load(typingctx, array, offset):
-    """array[offset : offset + 16] as Lanes."""
+def load_like(typingctx, array, offset, like):
+    """array[offset : offset + width] as Lanes of the type of ``like``."""
 
     def codegen(context, builder, signature, args):
-        vector = builder.load(_address(context, builder, signature.args[0], *args))
+        vector = builder.load(_address(context, builder, signature.args[0], *args[:2], like))
         vector.align = 4
         return vector
 
-    return lanes_type(array, types.intp), codegen
+    return like(array, types.intp, like), codegen
 
 
 @intrinsic
 def store(typingctx, array, offset, value):
-    """array[offset : offset + 16] = value."""
+    """array[offset : offset + width] = value."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2]), align=4)
+        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2], value), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, lanes_type), codegen
+    return types.void(array, types.intp, value), codegen
 
 
 @intrinsic
@@ -90,7 +99,17 @@ def add(typingctx, a, b):
     def codegen(context, builder, signature, args):
         return builder.fadd(*args)
 
-    return lanes_type(lanes_type, lanes_type), codegen
+    return a(a, a), codegen
+
+
+@intrinsic
+def width(typingctx, like):
+    """How many lanes ``like`` has, a constant to the compiler."""
+
+    def codegen(context, builder, signature, args):
+        return context.get_constant(types.intp, like.count)
+
+    return types.intp(like), codegen
 
 
 @intrinsic
@@ -112,42 +131,84 @@ def zero(typingctx):
     """Sixteen zeros."""
 
     def codegen(context, builder, signature, args):
-        return cgutils.get_null_value(_VECTOR)
+        return cgutils.get_null_value(_vector(lanes_type))
 
     return lanes_type(), codegen
 
 
+@intrinsic
+def wide_zero(typingctx):
+    """Thirty-two zeros."""
+
+    def codegen(context, builder, signature, args):
+        return cgutils.get_null_value(_vector(wide_type))
+
+    return wide_type(), codegen
+
+
+@intrinsic
+def zeros_like(typingctx, like):
+    """Zeros of the type of ``like``."""
+
+    def codegen(context, builder, signature, args):
+        return cgutils.get_null_value(_vector(like))
+
+    return like(like), codegen
+
+
 @jit
-def tabulate(matrix, first, stride, rows, count, table):
+def load(array, offset):
+    """array[offset : offset + 16] as Lanes."""
+    return load_like(array, offset, zero())
+
+
+@jit
+def tabulate(matrix, first, stride, rows, count, table, like):
     """Write all sums of four rows of ``matrix`` to ``table``, for columns c < count <= 64 of the bits, in whole bytes.
 
-    Column c stands for the 16 floats at matrix[first + rows[c] * stride]; sum m of columns 4g .. 4g + 3 is at
-    table[(16 g + m) * 16]. The last column stands in for those past it, whose bits are 0.
+    Column c stands for the vector at matrix[first + rows[c] * stride]; sum m of columns 4g .. 4g + 3 is the vector
+    16 g + m of the table. The last column stands in for those past it, whose bits are 0.
     """
+    lanes, nothing = width(like), zeros_like(like)
     for group in range((count + 7) // 8 * 2):
         c = 4 * group
-        a = load(matrix, first + np.intp(rows[min(c, count - 1)]) * stride)
-        b = load(matrix, first + np.intp(rows[min(c + 1, count - 1)]) * stride)
-        low = (zero(), a, b, add(a, b))
-        a = load(matrix, first + np.intp(rows[min(c + 2, count - 1)]) * stride)
-        b = load(matrix, first + np.intp(rows[min(c + 3, count - 1)]) * stride)
-        high = (zero(), a, b, add(a, b))
+        a = load_like(matrix, first + np.intp(rows[min(c, count - 1)]) * stride, like)
+        b = load_like(matrix, first + np.intp(rows[min(c + 1, count - 1)]) * stride, like)
+        low = (nothing, a, b, add(a, b))
+        a = load_like(matrix, first + np.intp(rows[min(c + 2, count - 1)]) * stride, like)
+        b = load_like(matrix, first + np.intp(rows[min(c + 3, count - 1)]) * stride, like)
+        high = (nothing, a, b, add(a, b))
         for i in range(4):
             for j in range(4):
-                store(table, (16 * group + 4 * i + j) * LANES, add(high[i], low[j]))
+                store(table, (16 * group + 4 * i + j) * lanes, add(high[i], low[j]))
+
+
+@jit(inline="always")
+def _add_byte(even, odd, word, byte, table, lanes):
+    """Add the tabulated sums of one byte of the word to both."""
+    base = byte * 32 * lanes
+    even = add(even, load_like(table, base + np.intp(word & U64(15)) * lanes, even))
+    odd = add(odd, load_like(table, base + (np.intp(word >> U64(4) & U64(15)) + 16) * lanes, odd))
+    return even, odd
 
 
 @jit
-def add_selected(words, count, table, out, first, stride, rows, n):
-    """Add the tabulated rows whose bits words[r] has to the 16 floats at out[first + rows[r] * stride], for r < n."""
+def add_selected(words, count, table, out, first, stride, rows, n, like):
+    """Add the tabulated rows whose bits words[r] has to the vector at out[first + rows[r] * stride], for r < n."""
+    lanes, size = width(like), (count + 7) // 8
+    if size == 8:  # of a constant length, so that the compiler writes it out
+        for r in range(n):
+            word, address = words[r], first + np.intp(rows[r]) * stride
+            even, odd = load_like(out, address, like), zeros_like(like)
+            for byte in range(8):
+                even, odd = _add_byte(even, odd, word >> U64(8 * byte), byte, table, lanes)
+            store(out, address, add(even, odd))
+        return
     for r in range(n):
-        word = words[r]
-        address = first + np.intp(rows[r]) * stride
-        even, odd = load(out, address), zero()
-        for byte in range((count + 7) // 8):
-            base = byte * 32 * LANES
-            even = add(even, load(table, base + np.intp(word & U64(15)) * LANES))
-            odd = add(odd, load(table, base + (np.intp(word >> U64(4) & U64(15)) + 16) * LANES))
+        word, address = words[r], first + np.intp(rows[r]) * stride
+        even, odd = load_like(out, address, like), zeros_like(like)
+        for byte in range(size):
+            even, odd = _add_byte(even, odd, word, byte, table, lanes)
             word >>= U64(8)
         store(out, address, add(even, odd))
 

@@ -27,6 +27,7 @@ from fastsnn.kernels.numba.bits import (
     store,
     tabulate,
     transpose,
+    zero,
 )
 from fastsnn.kernels.numba.philox import ALWAYS, SCRATCH, U64, draw
 from fastsnn.kernels.numba.threads import meet
@@ -108,11 +109,11 @@ def add_currents(pixels, words, n, weight, problem, work):
                 bits[w, i] = U64(0)
             transpose(bits[w], spare)
         for column in range(0, columns, LANES):
-            tabulate(weight, column, columns, pixels[block:], width, work.table)
+            tabulate(weight, column, columns, pixels[block:], width, work.table, zero())
             for w in range((T + 63) // 64):
                 first = 64 * w * columns + column
                 count = min(64, T - 64 * w)
-                add_selected(bits[w], width, work.table, work.membrane, first, columns, steps, count)
+                add_selected(bits[w], width, work.table, work.membrane, first, columns, steps, count, zero())
 
 
 @jit
@@ -122,8 +123,8 @@ def add_gradient(pixels, words, n, gradient, problem, work):
     for column in range(0, columns, LANES):
         for w in range((T + 63) // 64):
             width = min(64, T - 64 * w)
-            tabulate(work.membrane, 64 * w * columns + column, columns, work.bits[-1], width, work.table)
-            add_selected(words[w], width, work.table, gradient, column, columns, pixels, n)
+            tabulate(work.membrane, 64 * w * columns + column, columns, work.bits[-1], width, work.table, zero())
+            add_selected(words[w], width, work.table, gradient, column, columns, pixels, n, zero())
         address = len(gradient) - columns + column
         bias = load(gradient, address)
         for t in range(T):

@@ -1,0 +1,147 @@
+"""The table behind ``kernels/numba/spike_products/choice.py``: ``python -m bench.spike_products`` in the root folder.
+
+Each way of both products, for shapes and densities of spikes: milliseconds, medians of alternated rounds, on one thread
+(of processor time, which other programs disturb least) and on all (of time). ``density`` is the share of spikes among
+the inputs that spike at all, ``active`` the share of those inputs.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench import machine, ours
+from bench.results import FOLDER
+from fastsnn.kernels.numba import spike_products
+from fastsnn.kernels.numba.spike_products import choice
+from fastsnn.kernels.numba.spike_products.layout import shape_of
+from fastsnn.kernels.packed import PackedSpikes
+
+DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5)
+ROUNDS = 7
+LEAST_SECONDS = 2e-3
+"""One timed round repeats a product for at least so long."""
+
+
+class Layer(NamedTuple):
+    """Sizes of a layer that is measured."""
+
+    name: str
+    T: int
+    B: int
+    K: int
+    N: int
+    active: float = 1.0
+    """Share of a sample's inputs that spike at all."""
+
+
+LAYERS = (
+    Layer("Poisson MNIST, first layer", 100, 64, 784, 800, 0.19),
+    Layer("its second layer", 100, 64, 800, 10),
+    Layer("wide layer, long", 500, 16, 1024, 1024),
+    Layer("N-MNIST, first layer", 30, 64, 2312, 512),
+    Layer("head of a conv net", 4, 128, 2048, 100),
+    Layer("one image", 100, 1, 784, 10, 0.19),
+    Layer("one step of a batch", 1, 64, 512, 512),
+    Layer("a few rows", 4, 4, 512, 512),
+    Layer("one row", 1, 1, 512, 512),
+)
+
+
+class Line(NamedTuple):
+    """One line of the table; milliseconds of each way, by name."""
+
+    layer: Layer
+    density: float
+    threads: int
+    currents: dict[str, float]
+    gradient: dict[str, float]
+    pack: float
+    """Packing float32 spikes, which every way but dense needs unless they come packed."""
+    currents_way: str
+    """What ``choice.py`` chooses."""
+    gradient_way: str
+
+
+def spikes(layer: Layer, density: float) -> Tensor:
+    """Float32 spikes [T, B, K] of ``density`` among the active inputs."""
+    generator = torch.Generator().manual_seed(0)
+    active = torch.rand(layer.B, layer.K, generator=generator) < layer.active
+    return ((torch.rand(layer.T, layer.B, layer.K, generator=generator) < density) & active).float()
+
+
+def measure(layer: Layer, density: float, threads: int) -> Line:
+    x = spikes(layer, density)
+    words = spike_products.pack(x)
+    assert words is not None
+    packed = PackedSpikes(words, layer.T)
+    weight, bias = torch.randn(layer.N, layer.K), torch.randn(layer.N)
+    grad, out = torch.randn(layer.T, layer.B, layer.N), torch.empty(layer.T, layer.B, layer.N)
+    weight_grad = torch.empty(layer.N, layer.K)
+    works: dict[str, Callable[[], object]] = {"pack": lambda: spike_products.pack(x)}
+    for way, operand in (("dense", x), ("tables", packed), ("lists", packed)):
+        works[f"currents {way}"] = lambda x=operand, way=way: spike_products.currents(x, weight, bias, out, way)
+        works[f"gradient {way}"] = lambda x=operand, way=way: spike_products.weight_gradient(
+            x, grad, weight_grad, way=way
+        )
+    with ours.threads(threads):
+        times = _alternate(works, time.thread_time if threads == 1 else time.perf_counter)
+    shape = shape_of(layer.T, layer.B, layer.K, layer.N)
+    shares = [choice.threshold("auto", shape, forward) for forward in (True, False)]
+    chosen = ["dense" if share is None else "lists" if density < share else "tables" for share in shares]
+    return Line(
+        layer, density, threads,
+        *({way: times[f"{what} {way}"] for way in ("dense", "tables", "lists")} for what in ("currents", "gradient")),
+        times["pack"], *chosen,
+    )  # fmt: skip
+
+
+def _alternate(works: dict[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, float]:
+    """Median milliseconds of one call of each, round by round in turn."""
+    repeats = {}
+    for name, work in works.items():
+        work()
+        started = clock()
+        work()
+        repeats[name] = max(1, round(LEAST_SECONDS / max(clock() - started, 1e-6)))
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            started = clock()
+            for _ in range(repeats[name]):
+                work()
+            times[name].append((clock() - started) / repeats[name] * 1e3)
+    return {name: round(statistics.median(values), 4) for name, values in times.items()}
+
+
+def main() -> None:
+    device = torch.device("cpu")
+    about = machine.describe(device, quick=False)
+    lines = []
+    print("currents, then gradient, ms: dense tables lists, chosen")
+    for threads in sorted({1, machine.cores()}):
+        for layer in LAYERS:
+            for density in DENSITIES:
+                line = measure(layer, density, threads)
+                lines.append(line._asdict() | {"layer": layer._asdict()})
+                columns = [f"{ms:9.3f}" for what in (line.currents, line.gradient) for ms in what.values()]
+                print(
+                    f"{layer.name:28} {density:5} {threads} threads",
+                    *columns,
+                    line.currents_way,
+                    line.gradient_way,
+                    flush=True,
+                )
+    results = {"machine": about, "environment": machine.environment(), "lines": lines}
+    path = FOLDER / "spike-products" / f"{machine.slug(about['device'])}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
