@@ -13,7 +13,8 @@ import yaml
 from run_tools import Command, arguments, metrics
 
 import fastsnn
-from fastsnn import checkpoint, data
+from fastsnn import checkpoint
+from fastsnn.sources import images as data
 from fastsnn.config import Config
 from fastsnn.errors import DataUnavailable, RunFolderError
 from fastsnn.files import check_regular
