@@ -196,15 +196,32 @@ def install(target: Target) -> None:
         mock.patch.object(torch._C, name, lambda *_: 0, create=True).start()
     mock.patch.object(torch._C, "_cuda_getArchFlags", lambda: target.name, create=True).start()
     for name in FACTORIES:
-        mock.patch.object(torch, name, _on_card(getattr(torch, name))).start()
+        plain = getattr(torch, name)
+        mock.patch.object(torch, name, _on_card(plain)).start()
+        if builtin := torch.jit._builtins._find_builtin(plain):  # TorchScript knows functions by identity
+            torch.jit._builtins._register_builtin(getattr(torch, name), builtin)
     for name in METHODS:
         mock.patch.object(Tensor, name, _on_card(getattr(Tensor, name))).start()
     mock.patch.object(Tensor, "to", tensors.move).start()
     mock.patch.object(Tensor, "cuda", lambda tensor, *_, **__: tensors.to_card(tensor)).start()
     mock.patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor).start()
-    # A parameter keeps its identity when its module moves, as between real devices.
-    torch.__future__.set_swap_module_params_on_conversion(True)
+    _install_conversion()
     _install_autocast()
+
+
+def _install_conversion() -> None:
+    """A parameter keeps its identity when its module moves, as between real devices."""
+    plain = torch.nn.Module._apply
+
+    def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            return plain(module, *args, **kwargs)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(before)
+
+    mock.patch.object(torch.nn.Module, "_apply", moved).start()
 
 
 def _install_autocast() -> None:

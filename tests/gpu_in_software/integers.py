@@ -50,9 +50,10 @@ def divide(w: Writer, each: Instruction, parts: list[str]) -> None:
     _binary(w, each, parts[1], ("quotient" if parts[0] == "div" else "remainder") + "({a}, {b})")
 
 
-@opcode(*(f"{base}.{kind}" for base in ("min", "max") for kind in INTEGERS))
+@opcode(*(f"{base}.{kind}" for base in ("min", "max", "min.relu", "max.relu") for kind in INTEGERS))
 def bound(w: Writer, each: Instruction, parts: list[str]) -> None:
-    _binary(w, each, parts[1], ("np.minimum" if parts[0] == "min" else "np.maximum") + "({a}, {b})")
+    template = ("np.minimum" if parts[0] == "min" else "np.maximum") + "({a}, {b})"
+    _binary(w, each, parts[-1], f"np.maximum({template}, {parts[-1].upper()}(0))" if "relu" in parts else template)
 
 
 @opcode(*(f"{base}.{kind}" for base in ("and", "or", "xor") for kind in BITS))

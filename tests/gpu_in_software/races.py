@@ -74,30 +74,25 @@ class Tracker:
             self._between_blocks(log)
 
     def _between_warps(self, log: list[Access]) -> None:
-        writes = [access for access in log if access.kind == WRITE]
-        for access in writes:
-            self.owner[access.units] = access.warps
-        suspects = set[int]()
-        for access in log:
-            owner = self.owner[access.units]
-            bad = (owner >= 0) & (owner != access.warps)
-            if bad.any():
-                suspects.update(np.unique(access.units[bad])[:4].tolist())
-        for access in writes:
-            self.owner[access.units] = -1
-        for unit in sorted(suspects)[:8]:
-            self._explain(log, unit)
+        """Once forwards for accesses after a write, once backwards for those before one."""
+        for direction, kinds in ((log, (READ, WRITE)), (log[::-1], (READ, SAME))):
+            owner: dict[int, Access] = {}
+            for access in direction:
+                if access.kind in kinds:
+                    warps = self.owner[access.units]
+                    bad = (warps >= 0) & (warps != access.warps)
+                    if bad.any():
+                        self._between(access, int(bad.argmax()), warps, list(owner.values()))
+                if access.kind == WRITE:
+                    self.owner[access.units] = access.warps
+                    owner[id(access)] = access
+            for access in owner.values():
+                self.owner[access.units] = -1
 
-    def _explain(self, log: list[Access], unit: int) -> None:
-        """Report a unit's first conflict; what is left is a write of the same value after the other one."""
-        before: list[tuple[int, int, Instruction]] = []
-        for access in log:
-            for warp in np.unique(access.warps[access.units == unit]).tolist():
-                for kind, other, instruction in before:
-                    benign = access.kind != WRITE and (kind != WRITE or access.kind == SAME)
-                    if other != warp and not benign:
-                        return self._report("warps", access, unit, f"warp {warp}", f"warp {other}", instruction)
-                before.append((access.kind, warp, access.instruction))
+    def _between(self, access: Access, at: int, owners: Units, writes: list[Access]) -> None:
+        unit, warp = int(access.units[at]), int(owners[at])
+        other = next(w for w in reversed(writes) if ((w.units == unit) & (w.warps == warp)).any())
+        self._report("warps", access, unit, f"warp {access.warps[at]}", f"warp {warp}", other.instruction)
 
     def _between_blocks(self, log: list[Access]) -> None:
         per = self.machine.warps_per_block

@@ -58,6 +58,9 @@ class CardTensor(Tensor):
     def data_ptr(self) -> int:
         return self.host.data_ptr()
 
+    def untyped_storage(self) -> Any:
+        return self.host.untyped_storage()
+
     def get_device(self) -> int:
         return 0
 
