@@ -196,8 +196,9 @@ def install(target: Target) -> None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("TRITON_INTERPRET=1 is set; interpreted kernels are not compiled, so unset it")
     os.environ["TRITON_CACHE_DIR"] = str(CACHE)
-    from triton.backends.nvidia.compiler import CUDABackend
+    from triton.backends import backends
     from triton.runtime import driver
 
-    mock.patch.object(CUDABackend, "make_cubin", lambda self, src, *rest: src.encode()).start()
+    compiler = backends["nvidia"].compiler
+    mock.patch.object(compiler, "make_cubin", lambda self, src, *rest: src.encode()).start()
     driver.set_active(Driver(target))
