@@ -205,6 +205,9 @@ def install(target: Target) -> None:
     mock.patch.object(Tensor, "to", tensors.move).start()
     mock.patch.object(Tensor, "cuda", lambda tensor, *_, **__: tensors.to_card(tensor)).start()
     mock.patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor).start()
+    # Beneath Python it makes a tensor of its own, on the CPU.
+    plain_one_hot = torch.nn.functional.one_hot
+    mock.patch.object(torch.nn.functional, "one_hot", functools.partial(tensors.on_hosts, plain_one_hot)).start()
     _install_conversion()
     _install_autocast()
 

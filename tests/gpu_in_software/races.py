@@ -81,6 +81,9 @@ class Tracker:
                 if access.kind in kinds:
                     warps = self.owner[access.units]
                     bad = (warps >= 0) & (warps != access.warps)
+                    if len(self.writer):  # blocks are judged apart
+                        per = self.machine.warps_per_block
+                        bad &= warps // per == access.warps // per
                     if bad.any():
                         self._between(access, int(bad.argmax()), warps, list(owner.values()))
                 if access.kind == WRITE:

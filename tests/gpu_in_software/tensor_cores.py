@@ -210,6 +210,7 @@ class TensorCores:
             for slot, values in zip(pending.slots, pending.values, strict=True):
                 if slot is None:
                     continue
+                values = values.view(self.machine.program.dtypes[slot])
                 if at is None:
                     group.registers[slot] = values
                 else:

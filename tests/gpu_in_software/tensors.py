@@ -198,6 +198,14 @@ def dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, out)
 
 
+def on_hosts(function: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``function`` of a tensor, on its device; not differentiable."""
+    if not isinstance(tensor, CardTensor):
+        return function(tensor, *args, **kwargs)
+    LOG.operations[function.__name__] += 1
+    return CardTensor(function(tensor.host, *args, **kwargs))
+
+
 def _wrap(tensor: Tensor, cards: list[CardTensor], fresh: bool) -> Tensor:
     if isinstance(tensor, CardTensor):
         return tensor

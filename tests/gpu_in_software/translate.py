@@ -63,6 +63,7 @@ class Program:
         self.slots = {name: index for index, name in enumerate(names)}
         self.live = [[self.slots[name] for name in sorted(live)] for live in self.flow.live_in]
         self.homes = {name: _home(kernel, name) for name in names}
+        self.dtypes = [NUMPY[self.homes[name]] for name in names]
         self.functions = [
             Writer(self, block, self.flow, index).function() for index, block in enumerate(kernel.blocks)
         ]
