@@ -210,6 +210,20 @@ def install(target: Target) -> None:
     mock.patch.object(torch.nn.functional, "one_hot", functools.partial(tensors.on_hosts, plain_one_hot)).start()
     _install_conversion()
     _install_autocast()
+    _install_zero_gradients()
+
+
+def _install_zero_gradients() -> None:
+    """Gradients of outputs that nobody used are zeros that autograd makes, beneath Python and so on the CPU."""
+    node = torch.autograd.function.BackwardCFunction
+    plain = node.apply
+
+    def applied(self: Any, *grads: Any) -> Any:
+        if any(isinstance(grad, tensors.CardTensor) for grad in grads):
+            grads = tuple(tensors.to_card(grad) if isinstance(grad, Tensor) else grad for grad in grads)
+        return plain(self, *grads)
+
+    mock.patch.object(node, "apply", applied).start()
 
 
 def _install_conversion() -> None:

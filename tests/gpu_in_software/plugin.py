@@ -46,7 +46,7 @@ def start(config: pytest.Config) -> None:
         target = find_target(name)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
-    from tests.gpu_in_software import cuda, driver
+    from tests.gpu_in_software import cuda, driver, nvrtc
 
     LOG.options.update(
         schedule=config.getoption("--gpu-schedule"),
@@ -56,6 +56,7 @@ def start(config: pytest.Config) -> None:
     )
     cuda.install(target)
     driver.install(target)
+    nvrtc.install(target)
     config.pluginmanager.register(Summary(config), "gpu_in_software")
 
 
