@@ -192,8 +192,10 @@ def install(target: Target) -> None:
 
     for name, value in replacements(target).items():
         mock.patch.object(torch.cuda, name, value, create=True).start()
-    for name in ("_cuda_getCurrentRawStream", "_cuda_getDevice"):
+    for name in ("_cuda_getCurrentRawStream", "_cuda_getDevice", "_accelerator_getDeviceIndex"):
         mock.patch.object(torch._C, name, lambda *_: 0, create=True).start()
+    for name in ("setDeviceIndex", "exchangeDevice", "maybeExchangeDevice"):
+        mock.patch.object(torch._C, f"_accelerator_{name}", lambda *_: 0, create=True).start()
     mock.patch.object(torch._C, "_cuda_getArchFlags", lambda: target.name, create=True).start()
     for name in FACTORIES:
         plain = getattr(torch, name)
