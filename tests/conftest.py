@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Triton reads the variable when a kernel is defined, so it must be set before anything imports one.
     if config.getoption("--gpu"):
-        plugin.start(config)
+        plugin.configure(config)
     elif not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -53,6 +53,9 @@ class Stream:
     def query(self) -> bool:
         return True
 
+    def is_capturing(self) -> bool:
+        return LOG.is_capturing()
+
 
 class Event:
     """Its times are those of nothing: a card that isn't there has no speed."""
@@ -196,6 +199,7 @@ def install(target: Target) -> None:
         mock.patch.object(torch._C, name, lambda *_: 0, create=True).start()
     for name in ("setDeviceIndex", "exchangeDevice", "maybeExchangeDevice"):
         mock.patch.object(torch._C, f"_accelerator_{name}", lambda *_: 0, create=True).start()
+    mock.patch.object(torch._C, "_accelerator_getStream", Stream, create=True).start()
     mock.patch.object(torch._C, "_cuda_getArchFlags", lambda: target.name, create=True).start()
     for name in FACTORIES:
         plain = getattr(torch, name)

@@ -1,8 +1,10 @@
 """What was launched on the pretended card in this process, and how the machine is asked to run it."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.gpu_in_software.report import Fault, Report
@@ -57,6 +59,13 @@ class Log:
 
     def is_capturing(self) -> bool:
         return self._captured is not None
+
+    def write(self, path: Path, **more: Any) -> None:
+        """All of it as JSON, with ``more``."""
+        kernels = {name: asdict(entry) for name, entry in self.kernels.items()}
+        faults = sorted({str(fault) for fault in self.faults})
+        counts = {"operations": dict(self.operations), "synchronizations": dict(self.synchronizations)}
+        path.write_text(json.dumps({"kernels": kernels, "faults": faults, **counts, **more}, indent=1))
 
     def summary(self) -> str:
         """One line for each kernel."""

@@ -8,13 +8,12 @@
 At the end the launches are listed, and with ``--gpu-log FILE`` written as JSON.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.gpu_in_software.card import start
 from tests.gpu_in_software.log import LOG
 from tests.gpu_in_software.targets import TARGETS, find_target
 
@@ -37,7 +36,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--gpu-log", type=Path, metavar="FILE")
 
 
-def start(config: pytest.Config) -> None:
+def configure(config: pytest.Config) -> None:
     """Install the pretended card that ``--gpu`` asks for, before anything imports a kernel."""
     name = config.getoption("--gpu")
     if name is None:
@@ -46,17 +45,8 @@ def start(config: pytest.Config) -> None:
         target = find_target(name)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
-    from tests.gpu_in_software import cuda, driver, nvrtc
-
-    LOG.options.update(
-        schedule=config.getoption("--gpu-schedule"),
-        sums=config.getoption("--gpu-sums"),
-        perturb=config.getoption("--gpu-perturb"),
-        track=not config.getoption("--gpu-untracked"),
-    )
-    cuda.install(target)
-    driver.install(target)
-    nvrtc.install(target)
+    options = {name: config.getoption(f"--gpu-{name}") for name in ("schedule", "sums", "perturb")}
+    start(target, track=not config.getoption("--gpu-untracked"), **options)
     config.pluginmanager.register(Summary(config), "gpu_in_software")
 
 
@@ -74,10 +64,8 @@ class Summary:
         terminalreporter.write_line(LOG.summary() or "none")
         if path := self.config.getoption("--gpu-log"):
             stats = {name: len(found) for name, found in terminalreporter.stats.items() if name}
-            kernels = {name: asdict(entry) for name, entry in LOG.kernels.items()}
-            faults = sorted({str(fault) for fault in LOG.faults})
-            content = {"outcomes": stats, "kernels": kernels, "faults": faults, "operations": LOG.operations}
-            path.write_text(json.dumps(content, indent=1))
+            failed = [report.nodeid for report in terminalreporter.stats.get("failed", [])]
+            LOG.write(path, outcomes=stats, failed=failed)
 
 
 def left_out(item: pytest.Item) -> str | None:

@@ -148,27 +148,27 @@ _plain_to = Tensor.to
 
 
 def move(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``tensor.to(...)``."""
-    device = kwargs.pop("device", None)
+    """``tensor.to(...)`` in each of its forms."""
     if args and isinstance(args[0], Tensor):
-        device, args = args[0].device, (args[0].dtype, *args[1:])
-    elif args and (args[0] is None or isinstance(args[0], (str, int, torch.device))):
-        device, args = args[0], args[1:]
-    if "other" in kwargs:
-        other = kwargs.pop("other")
-        device, args = other.device, (other.dtype, *args)
-    kind = None if device is None else torch.device("cuda", device).type if isinstance(device, int) else torch.device(device).type
-    if args == (None,):
-        args = ()
-    if kind == "cuda" and not isinstance(tensor, CardTensor):
-        tensor = to_card(tensor)
-    elif kind == "cpu":
-        tensor = to_host(tensor)
-    elif kind not in (None, "cuda"):
-        return _plain_to(tensor, device, *args, **kwargs)
-    if not args and not kwargs:
-        return tensor
-    return _plain_to(tensor, *args, **kwargs)
+        args = (args[0].device, args[0].dtype, *args[1:])
+    if (other := kwargs.pop("other", None)) is not None:
+        args = (other.device, other.dtype, *args)
+    names = ("dtype", "non_blocking", "copy")
+    if args and not isinstance(args[0], torch.dtype):
+        names = ("device", *names)
+    kwargs |= dict(zip(names, args, strict=False))
+    device = kwargs.pop("device", None)
+    if kwargs.get("dtype", True) is None:
+        del kwargs["dtype"]
+    if device is not None:
+        device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+        if device.type == "cuda":
+            tensor = to_card(tensor)
+        elif device.type == "cpu":
+            tensor = to_host(tensor)
+        else:
+            return _plain_to(tensor, device, **kwargs)
+    return _plain_to(tensor, **kwargs) if kwargs.get("dtype") or kwargs.keys() & {"copy", "memory_format"} else tensor
 
 
 def dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
