@@ -209,6 +209,7 @@ def install(target: Target) -> None:
     for name in METHODS:
         mock.patch.object(Tensor, name, _on_card(getattr(Tensor, name))).start()
     mock.patch.object(Tensor, "to", tensors.move).start()
+    mock.patch.object(torch, "save", tensors.save).start()
     mock.patch.object(Tensor, "cuda", lambda tensor, *_, **__: tensors.to_card(tensor)).start()
     mock.patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor).start()
     # Beneath Python it makes a tensor of its own, on the CPU.

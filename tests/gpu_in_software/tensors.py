@@ -19,6 +19,8 @@ from tests.gpu_in_software.log import LOG
 DEVICE = torch.device("cuda", 0)
 aten = torch.ops.aten
 NO_LAUNCH = {"detach", "alias", "lift_fresh", "sym_size", "sym_stride", "sym_numel", "is_same_size", "is_pinned"}
+SAVING: list[bool] = []
+"""Not empty within ``torch.save``."""
 UNWRITTEN = {"empty", "empty_strided", "new_empty", "new_empty_strided", "empty_like"}
 
 
@@ -96,7 +98,11 @@ class CardTensor(Tensor):
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuild, (self.host.detach(), self.requires_grad)
+        """In a file of torch.save as on the CPU, where torch.load's map_location would bring it."""
+        host = self.host.detach().requires_grad_(self.requires_grad and self.is_leaf)
+        if isinstance(self, torch.nn.Parameter):
+            host = torch.nn.Parameter(host, self.requires_grad)
+        return host.__reduce_ex__(protocol) if SAVING else (_rebuild, (host,))
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         return move(self, *args, **kwargs)
@@ -110,8 +116,21 @@ class CardTensor(Tensor):
         return self.to(dtype)
 
 
-def _rebuild(host: Tensor, requires_grad: bool) -> Tensor:
-    return CardTensor(host).requires_grad_(requires_grad)
+def _rebuild(host: Tensor) -> Tensor:
+    card = CardTensor(host.detach()).requires_grad_(host.requires_grad)
+    return torch.nn.Parameter(card, host.requires_grad) if isinstance(host, torch.nn.Parameter) else card
+
+
+_plain_save = torch.save
+
+
+def save(*args: Any, **kwargs: Any) -> None:
+    """``torch.save``."""
+    SAVING.append(True)
+    try:
+        _plain_save(*args, **kwargs)
+    finally:
+        SAVING.pop()
 
 
 class _ToCard(torch.autograd.Function):
