@@ -14,6 +14,7 @@ from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
 from fastsnn.kernels.rate_classifier.triton import step as rate_step
 from fastsnn.kernels.rate_classifier.triton.step import EVALUATION, TRAINING, unsupported
 from fastsnn.kernels.reference import SURROGATES
+from fastsnn.kernels.triton import INTERPRETED
 
 NEURONS: list[dict[str, Any]] = [
     {"loss": "ce"},
@@ -60,7 +61,8 @@ def test_step_of_the_most_steps_and_classes() -> None:
 
 def test_step_of_the_most_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first and the last pixel of the largest image among those that are not 0."""
-    monkeypatch.setattr(rate_step_launch, "BLOCK_P", 8192)  # few programs, which the interpreter runs one by one
+    if INTERPRETED:  # which runs programs one by one: a few large ones, that a compiler would take minutes for
+        monkeypatch.setattr(rate_step_launch, "BLOCK_P", 8192)
     case = Case(2, rate_step.MAX_PIXELS, 3, 6, optimizer="momentum", dyadic=True)
     case.images[:] = 0
     case.images[:, [0, 1, 40_000, -1]] = torch.tensor([[255, 9, 0, 200], [130, 0, 255, 255]], dtype=torch.uint8)
