@@ -9,9 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-# Triton reads the variable when a kernel is defined, so it must be set before anything imports one.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+from tests.gpu_in_software import plugin
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    plugin.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Triton reads the variable when a kernel is defined, so it must be set before anything imports one.
+    if config.getoption("--gpu"):
+        plugin.configure(config)
+    elif not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
