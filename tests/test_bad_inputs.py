@@ -14,10 +14,10 @@ from run_tools import Command, arguments, metrics
 
 import fastsnn
 from fastsnn import checkpoint
-from fastsnn.sources import images as data
 from fastsnn.config import Config
 from fastsnn.errors import DataUnavailable, RunFolderError
 from fastsnn.files import check_regular
+from fastsnn.sources import images as data
 from fastsnn.text import printable, shell
 
 

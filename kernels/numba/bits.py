@@ -117,9 +117,9 @@ def add_product(typingctx, a, factor, b):
     """a + factor * b, a float32 and lanes, rounded once where the processor can (fma)."""
 
     def codegen(context, builder, signature, args):
-        lanes = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[1], ir.IntType(32)(0))
+        lanes = builder.insert_element(ir.Constant(_vector(lanes_type), ir.Undefined), args[1], ir.IntType(32)(0))
         mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        factors = builder.shuffle_vector(lanes, ir.Constant(_VECTOR, ir.Undefined), mask)
+        factors = builder.shuffle_vector(lanes, ir.Constant(_vector(lanes_type), ir.Undefined), mask)
         product = builder.fmul(factors, args[2], flags=("contract",))
         return builder.fadd(args[0], product, flags=("contract",))
 

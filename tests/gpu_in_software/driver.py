@@ -29,7 +29,7 @@ CACHE = Path.home() / ".cache" / "fastsnn" / "ptx"
 FLOATS = {"fp16": "<e", "fp32": "<f", "f32": "<f", "fp64": "<d"}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def program(text: str, name: str | None = None) -> Program:
     """A kernel ready to run; each is translated once."""
     return Program(ptx.parse(text, name))

@@ -59,7 +59,7 @@ TARGET: list[Target] = []
 """The card that CuPy's launches run on."""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compile_cuda(code: str, options: tuple[str, ...], sm: int) -> str:
     """PTX of CUDA C++ from NVRTC for compute_``sm``."""
     nvrtc = importlib.import_module("cupy.cuda").nvrtc
