@@ -16,7 +16,7 @@ from numba.core import types
 
 import fastsnn
 from fastsnn.kernels.numba import before_compiling, cache, jit
-from fastsnn.kernels.numba.neuron import Neuron
+from fastsnn.kernels.rate_classifier.numba.kernels import Problem
 
 SOURCE = """
 def double(x):
@@ -94,8 +94,8 @@ def test_a_type_of_numba_is_known_by_its_key() -> None:
     assert cache.describe(Program("v + x")) != cache.describe(Program("v - x"))
     arrays = [types.Array(types.float32, 2, layout, aligned=aligned) for layout in "CA" for aligned in (True, False)]
     assert len({cache.describe(array) for array in arrays}) == 4
-    neuron = numba.typeof(Neuron(*[np.float32(1)] * len(Neuron._fields)))
-    assert "tau" in cache.describe(neuron), "the fields of a named tuple in their order"
+    work = numba.typeof(Problem(*[np.float32(1)] * len(Problem._fields)))
+    assert "columns" in cache.describe(work), "the fields of a named tuple in their order"
 
 
 def test_what_has_no_lasting_description_is_not_kept(folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_the_stamp_is_of_every_source_and_of_no_time(sources: Path) -> None:
         os.utime(path, times)
         assert stamp() != before, path
         path.write_bytes(text)
-    (sources / "numba" / "neuron.py").rename(sources / "numba" / "neurons.py")
+    (sources / "numba" / "scan.py").rename(sources / "numba" / "scans.py")
     assert stamp() != before
 
 
@@ -297,16 +297,14 @@ def test_only_the_oldest_folders_of_its_own_are_removed(folder: Path) -> None:
 
 
 STEP = """
-import sys, numpy as np
+import torch
+from fastsnn.kernels.neurons import LIF
 from fastsnn.kernels.numba import before_compiling
-from fastsnn.kernels.numba.lif_kernels import forward
-from fastsnn.kernels.numba.neuron import neuron_arguments
+from fastsnn.kernels.scan import scan
 
-options = dict(tau=2.0, v_threshold=1.0, v_reset=0.0, decay_input=True, detach_reset=False, surrogate="atan", alpha=2.0)
-current, v = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
 with before_compiling(lambda: print("compiling")):
-    forward(0, 1, current, v, current.copy(), current[:0], neuron_arguments(**options))
-print(v[0])
+    _, state = scan(torch.ones(1, 1, 1), LIF(), None, {}, "numba")
+print(state.item())
 """
 
 
@@ -331,7 +329,7 @@ def test_an_upgrade_whose_files_are_no_younger_and_damage(tmp_path: Path) -> Non
     root, store = tmp_path / "site", tmp_path / "cache"
     shutil.copytree(Path(fastsnn.__file__).parent, root / "fastsnn", ignore=ignored)
     shutil.copytree(cache._SOURCES, root / "fastsnn" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    neuron = root / "fastsnn" / "kernels" / "numba" / "neuron.py"
+    emitted = root / "fastsnn" / "kernels" / "numba" / "program.py"
 
     def dated() -> None:
         for path in root.rglob("*.py"):
@@ -341,16 +339,16 @@ def test_an_upgrade_whose_files_are_no_younger_and_damage(tmp_path: Path) -> Non
     for process in [start(root, store) for _ in range(3)]:
         assert ends(process) == ["compiling", "0.5"]
     assert ends(start(root, store)) == ["0.5"]
-    text = neuron.read_text()
-    changed = text.replace("v_threshold else h\n", "v_threshold else -h\n")
+    text = emitted.read_text()
+    changed = text.replace("args[1], args[2])", "args[1], _negated(builder, args[2]))")
     assert changed != text
-    neuron.write_text(changed)
+    emitted.write_text(changed)
     dated()
     assert ends(start(root, store)) == ["compiling", "-0.5"]
     old, _ = sorted(store.iterdir(), key=lambda path: path.stat().st_mtime)
-    neuron.write_text(text)
+    emitted.write_text(text)
     dated()
     assert ends(start(root, store)) == ["0.5"], "the old version's code is still there"
-    (path,) = old.glob("lif_kernels-forward-*.bin")
+    (path,) = old.glob("scan_kernels-forward-*.bin")
     path.write_bytes(path.read_bytes()[:-100])
     assert ends(start(root, store), f"compiling again: {path} is damaged\n") == ["compiling", "0.5"]

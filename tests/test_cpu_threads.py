@@ -11,10 +11,10 @@ import numba
 import pytest
 import torch
 from child import Server
-from lif_cases import neuron
 from run_tools import arguments, assert_same_run, small
 
 import fastsnn
+from fastsnn import LIF
 from fastsnn.kernels.numba import threads
 from fastsnn.kernels.rate_classifier.numba import step as rate_step
 
@@ -48,7 +48,7 @@ def test_no_worker_waits_for_one_that_failed(
 
     weight = torch.nn.Parameter(torch.rand(3, 8, generator=torch.Generator().manual_seed(0)))
     initial, images = weight.detach().clone(), torch.full((40, 8), 200, dtype=torch.uint8)
-    step = rate_step.RateStep(weight, None, torch.optim.SGD([weight], lr=1.0), T=9, seed=0, loss="mse", **neuron())
+    step = rate_step.RateStep(weight, None, torch.optim.SGD([weight], lr=1.0), T=9, seed=0, loss="mse", neuron=LIF())
     data = step.prepare(images, torch.arange(40) % 3)
     monkeypatch.setattr(numba, "get_num_threads", lambda: 2)
     monkeypatch.setattr(rate_step, "run", interrupted)
@@ -67,7 +67,7 @@ def steps(workers: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """The weights after ten steps of a fused step, whose workers meet twice in each."""
     monkeypatch.setattr(numba, "get_num_threads", lambda: workers)
     weight = torch.nn.Parameter(torch.rand(3, 8, generator=torch.Generator().manual_seed(0)))
-    step = rate_step.RateStep(weight, None, torch.optim.SGD([weight], lr=1.0), T=9, seed=0, loss="mse", **neuron())
+    step = rate_step.RateStep(weight, None, torch.optim.SGD([weight], lr=1.0), T=9, seed=0, loss="mse", neuron=LIF())
     data = step.prepare(torch.arange(320, dtype=torch.uint8).reshape(40, 8), torch.arange(40) % 3)
     step.train(data, torch.arange(40), 0, 4)
     step.sync()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from lif_cases import DEVICE
+from neuron_cases import DEVICE
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

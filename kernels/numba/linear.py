@@ -1,6 +1,7 @@
 """A linear layer and its neurons on the CPU: the products and the scan of ``scan.py``.
 
-The products are a library's (``products.py``). For backward the currents are kept, and become their own gradient there.
+The products with the input are those of spikes, if it holds spikes (``spike_products/``), else a library's
+(``products.py``). For backward the currents are kept.
 
 Operation: ``kernels/linear.py``. Twin: ``kernels/triton/linear.py``. Tests: ``tests/test_numba_scan.py``.
 Benchmark: ``bench/bench_linear.py``.
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from fastsnn.kernels import philox
 from fastsnn.kernels.neurons.program import CompiledNeuron
-from fastsnn.kernels.numba.philox import unpack
 from fastsnn.kernels.numba.products import linear as product
 from fastsnn.kernels.numba.scan import initial_state, scan_backward, scan_forward
+from fastsnn.kernels.numba.spike_products import currents, weight_gradient
+from fastsnn.kernels.packed import PackedSpikes
 
 
 def forward(
@@ -21,7 +23,7 @@ def forward(
     parameters: dict[str, Tensor], T: int, pack: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Output [T, B, N] (int32 words if packed), last state [S, B, N], and the currents [1, T, B, N] to keep."""
-    current = product(as_floats(x, T), weight.float(), None if bias is None else bias.float())
+    current = currents(as_spikes(x, T), weight, bias)
     final = initial_state(neuron, state, current.shape[1:])
     output = torch.empty_like(current) if keep else current
     scan_forward(neuron, current, final, parameters, output)
@@ -47,15 +49,17 @@ def product_gradients(
     grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None,
 ) -> None:  # fmt: skip
     """Fill those of the gradients that are asked for, from the currents' ``grad`` [T, B, N]."""
-    rows = grad.reshape(-1, grad.shape[-1])
     if grad_x is not None:
         grad_x.copy_(product(grad, weight.float().T))
     if grad_weight is not None:
-        grad_weight.copy_(product(rows.T, as_floats(x, T).reshape(len(rows), -1).T))
-    if grad_bias is not None:
-        grad_bias.copy_(rows.sum(0))
+        of_bias = None if grad_bias is None else torch.empty(grad.shape[-1])
+        grad_weight.copy_(weight_gradient(as_spikes(x, T), grad, bias_out=of_bias))
+        if grad_bias is not None and of_bias is not None:
+            grad_bias.copy_(of_bias)
+    elif grad_bias is not None:
+        grad_bias.copy_(grad.reshape(-1, grad.shape[-1]).sum(0))
 
 
-def as_floats(x: Tensor, T: int) -> Tensor:
-    """The input [T, B, K] as fp32."""
-    return unpack(x, T) if x.dtype == torch.int32 else x.float()
+def as_spikes(x: Tensor, T: int) -> Tensor | PackedSpikes:
+    """The input [T, B, K], or words of it, as the products take it."""
+    return PackedSpikes(x, T) if x.dtype == torch.int32 else x

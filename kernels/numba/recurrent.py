@@ -14,11 +14,11 @@ from torch import Tensor
 from fastsnn.kernels import philox
 from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.numba.bits import LANES
-from fastsnn.kernels.numba.linear import as_floats, product_gradients
+from fastsnn.kernels.numba.linear import as_spikes, product_gradients
 from fastsnn.kernels.numba.philox import unpack
-from fastsnn.kernels.numba.products import linear as product
 from fastsnn.kernels.numba.recurrent_kernels import TILE, backward, forward
 from fastsnn.kernels.numba.scan import constants, initial_state
+from fastsnn.kernels.numba.spike_products import currents
 from fastsnn.kernels.numba.threads import spread
 
 MAX_GROUPS = 16
@@ -32,7 +32,7 @@ def recurrent_forward(
     state: Tensor | None, initial: Tensor | None, parameters: dict[str, Tensor], T: int, pack: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Output [T, B, N] (int32 words if packed), last state [S, B, N], and the whole currents [1, T, B, N]."""
-    current = product(as_floats(x, T), weight.float(), None if bias is None else bias.float())
+    current = currents(as_spikes(x, T), weight, bias)
     (_, B, N), shape = current.shape, current.shape[1:]
     final, output = initial_state(neuron, state, shape), torch.empty_like(current)
     diagonal = recurrent_weight.dim() == 1
