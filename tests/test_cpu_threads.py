@@ -76,7 +76,7 @@ def steps(workers: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
 
 def scan(workers: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """The gradient of a scan, whose workers don't meet."""
-    monkeypatch.setattr("fastsnn.kernels.numba.lif.workers_for", lambda elements: workers)
+    monkeypatch.setattr("fastsnn.kernels.numba.scan.workers_for", lambda elements: workers)
     current = torch.linspace(0, 2, 70).reshape(7, 10).requires_grad_()
     fastsnn.lif(current, backend="numba")[0].sum().backward()
     assert current.grad is not None
