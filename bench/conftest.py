@@ -14,7 +14,7 @@ from bench.peers import remote
 from bench.race import Session
 from bench.results import FOLDER, Results, load
 from fastsnn import backends, data
-from fastsnn.training import cores
+from fastsnn.training.machine import cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

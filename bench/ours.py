@@ -12,7 +12,9 @@ from bench import works
 from bench.cases import LEARNING_RATE, NEURON, Case
 from bench.works import Outputs, Peer, Work
 from fastsnn import backends
-from fastsnn.steps import AutogradStep
+from fastsnn.config import FitConfig
+from fastsnn.training.autograd_step import AutogradStep
+from fastsnn.training.image_source import ImageSource
 
 NAMES = tuple(f"fastsnn-{name}" for name in backends.NAMES if name != "cupy")
 _DOUBLING = 2.0**16
@@ -62,14 +64,15 @@ class Training(works.TrainingWork):
 
     def build(self) -> None:
         self.network, self.optimizer = self._start(self.x)
-        self.step = AutogradStep(self.network, self.optimizer, T=self.case.T, seed=0, loss="mse")
-        self.data = self.step.prepare(self.x["images"], self.x["labels"])
+        source = ImageSource.of(self.x["images"], self.x["labels"])
+        self.step: Any = AutogradStep(self.network, source, self.optimizer, FitConfig(T=self.case.T))
         self.order = torch.arange(len(self.x["images"]), device=self.device)
+        self.rates = [LEARNING_RATE] * -(-len(self.order) // self.case.B)
         self.epoch = 0
 
     def compute(self) -> None:
         self.epoch += 1
-        self.step.train(self.data, self.order, self.epoch, self.case.B)
+        self.step.train(self.order, self.epoch, self.case.B, self.rates)
 
 
 class FusedTraining(Training):
@@ -81,6 +84,10 @@ class FusedTraining(Training):
         self.data = self.step.prepare(self.x["images"], self.x["labels"])
         self.order = torch.arange(len(self.x["images"]), device=self.device)
         self.epoch = 0
+
+    def compute(self) -> None:
+        self.epoch += 1
+        self.step.train(self.data, self.order, self.epoch, self.case.B)
 
     def outputs(self, x: dict[str, Tensor]) -> Outputs:
         """The step's gradient, from the weights that SGD moves; Adam's weights; and the loss of each sample.

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastsnn.config import Config
+    from fastsnn.config import Config, FitConfig
     from fastsnn.conversion import Replacement, accelerate
     from fastsnn.encoding import poisson_encode
     from fastsnn.errors import FastSNNError
@@ -12,37 +12,46 @@ if TYPE_CHECKING:
     from fastsnn.layers import LIF, LinearLIF, lif, linear_lif
     from fastsnn.monitor import Monitor
     from fastsnn.neuron import LIFParameters
-    from fastsnn.training import History, evaluate, train
+    from fastsnn.networks import LeakyIntegrator, TimeDistributed
+    from fastsnn.training import History, Predictions, evaluate, fit, load, predict, train
 
 __version__ = "0.1.0"
 __all__ = [
     "LIF",
     "Config",
     "FastSNNError",
+    "FitConfig",
     "History",
     "LIFParameters",
+    "LeakyIntegrator",
     "LinearLIF",
     "Monitor",
     "PackedSpikes",
+    "Predictions",
     "Replacement",
+    "TimeDistributed",
     "accelerate",
     "evaluate",
+    "fit",
     "lif",
     "linear_lif",
+    "load",
     "poisson_encode",
+    "predict",
     "train",
 ]
 
 _MODULES = {
-    "config": ("Config",),
+    "config": ("Config", "FitConfig"),
     "conversion": ("Replacement", "accelerate"),
     "encoding": ("poisson_encode",),
     "errors": ("FastSNNError",),
     "kernels.packed": ("PackedSpikes",),
     "layers": ("LIF", "LinearLIF", "lif", "linear_lif"),
     "monitor": ("Monitor",),
+    "networks": ("LeakyIntegrator", "TimeDistributed"),
     "neuron": ("LIFParameters",),
-    "training": ("History", "evaluate", "train"),
+    "training": ("History", "Predictions", "evaluate", "fit", "load", "predict", "train"),
 }
 
 

@@ -17,6 +17,7 @@ from cyclopts import App, Parameter
 import fastsnn
 from fastsnn.config import Config, read_yaml, recorded_config
 from fastsnn.errors import Interrupted
+from fastsnn.option_values import OptionalInteger
 from fastsnn.terminal import NO_READER, Output, TerminalMonitor
 
 app = App(
@@ -80,9 +81,7 @@ def train(
         output.quiet = True  # one process of a torchrun speaks
     with TerminalMonitor(output) as monitor:
         history = fastsnn.train(config, resume=resume, monitor=monitor)
-    best = max(history.epochs, key=lambda row: (row.test_accuracy, row.epoch))
-    text = f"best test accuracy {best.test_accuracy:.2%} (epoch {best.epoch}); saved in {history.run}"
-    output.print(text, markup=False, emoji=False)
+    output.print(f"{_result(history)}; saved in {history.run}", markup=False, emoji=False)
     if plot and not output.quiet:
         _plot_after_training(history.run)
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -91,14 +90,26 @@ def train(
         os._exit(0)
 
 
+def _result(history: "fastsnn.History") -> str:
+    """How good the run is, and what best.pt was chosen by."""
+    best = history.best
+    if best.held_out == "test":
+        chosen = "chosen on the test set; --validation 0.1 holds out training samples for that"
+        return f"best test accuracy {best.accuracy:.2%} (epoch {best.epoch}, {chosen})"
+    tested = "no test set" if best.test_accuracy is None else f"test accuracy {best.test_accuracy:.2%}"
+    return f"{tested}; best validation accuracy {best.accuracy:.2%} (epoch {best.epoch})"
+
+
 @app.command(name="eval")
 def evaluate(
     run: Path,
     /,
     *,
+    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None,
     backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
     device: str | None = None,
     data_dir: Path | None = None,
+    best: Annotated[bool, Parameter(negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Loss and accuracy of a run's last checkpoint on the test set.
@@ -107,17 +118,21 @@ def evaluate(
     ----------
     run
         Run folder.
+    T
+        Time steps per sample; default the run's.
     backend
         Implementation; default the one that the run was trained with.
     device
         cpu, cuda or cuda:N; default the run's.
     data_dir
         Folder of the data sets; default the run's.
+    best
+        Evaluate best.pt instead.
     as_json
         Print one JSON object.
     """
     with output.status("evaluating"):
-        result = fastsnn.evaluate(run, backend=backend, device=device, data_dir=data_dir)
+        result = fastsnn.evaluate(run, T=T, backend=backend, device=device, data_dir=data_dir, best=best)
     if as_json:
         output.out(json.dumps(result))
         return
@@ -126,6 +141,52 @@ def evaluate(
         f"epoch {result['epoch']}{steps}: test loss {result['test_loss']:.5f}, test accuracy "
         f"{result['test_accuracy']:.2%} ({result['backend']} on {result['device']}, {result['test_seconds']:.2f} s)"
     )
+
+
+@app.command
+def predict(
+    run: Path,
+    /,
+    *,
+    input_file: Annotated[Path, Parameter(name="--input")],
+    out: Path | None = None,
+    format: Literal["csv", "json"] = "csv",
+    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None,
+    backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
+    device: str | None = None,
+    best: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """The class of each sample of a file, and the score of every class: firing rates, or membrane potentials.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    input_file
+        .npz file with an array x (or one array alone), or .npy file: [D, ...] still samples of the shape that the run
+        was trained on, uint8 or in 0 to 1; or [D, T, ...] with time steps of their own, which are not encoded. An array
+        lengths [D] says how many of the time steps count.
+    out
+        Write to this file; default print.
+    format
+        csv: a line per sample; json: one object with classes and scores.
+    T
+        Time steps per sample; default the run's.
+    backend
+        Implementation; default the one that the run was trained with.
+    device
+        cpu, cuda or cuda:N; default the run's.
+    best
+        Use best.pt instead of last.pt.
+    """
+    with output.status("predicting"):
+        found = fastsnn.predict(run, input_file, T=T, backend=backend, device=device, best=best)
+    text = found.as_csv() if format == "csv" else json.dumps(found.to_dict()) + "\n"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    else:
+        output.out(text, end="")
 
 
 @app.command

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from fastsnn import figures
 from fastsnn.checkpoint import write_atomically
 from fastsnn.errors import FastSNNError
-from fastsnn.recording import Recording
+from fastsnn.activity import Recording
 
 DRAWINGS: dict[str, Callable[[Recording, figures.Canvas], None]] = {
     "summary": figures.summary,

@@ -105,6 +105,9 @@ class TerminalMonitor(Monitor):
         self._print(
             f"epoch {metrics.epoch:>{len(str(self.epochs))}}/{self.epochs}"
             f"  train loss {metrics.train_loss:.5f}  accuracy {metrics.train_accuracy:.2%}"
-            f"  test loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}"
+            f"  {metrics.held_out} loss {metrics.loss:.5f}  accuracy {metrics.accuracy:.2%}"
             f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s  {metrics.images_per_second:,.0f} images/s"
         )
+
+    def tested(self, metrics: EpochMetrics) -> None:
+        self._print(f"test of epoch {metrics.epoch}: loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}")

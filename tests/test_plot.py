@@ -19,7 +19,7 @@ import fastsnn
 from fastsnn import checkpoint, figures, plot
 from fastsnn.cli import plot_runs
 from fastsnn.errors import RunFolderError
-from fastsnn.recording import CLASS_NAMES, Recording
+from fastsnn.activity import CLASS_NAMES, Recording
 
 DIGITS = fastsnn.Config(dataset="digits", backend="torch", T=12, epochs=2, lr=0.02, train_samples=600, test_samples=230)
 RUNS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fastsnn import runs
+from fastsnn import versions
 from fastsnn.kernels.contract import Measurement
 from fastsnn.verify.layers import Target
 
@@ -128,7 +128,7 @@ class Report:
             "quick": self.quick,
             "ok": self.ok,
             "machine": _machine(self.devices),
-            "versions": runs.versions(),
+            "versions": versions.versions(),
             "rows": [row.to_dict() for row in self.rows],
             "skipped": [vars(skipped) for skipped in self.skipped],
         }
@@ -143,7 +143,7 @@ def rerun_command(target: Target, case: str) -> str:
 def _machine(devices: list[torch.device]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": runs.cpu_name(),
+        "cpu": versions.cpu_name(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "gpus": [],

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 import fastsnn
 from fastsnn import checkpoint, data
-from fastsnn.config import recorded_config
+from fastsnn.config import FitConfig, recorded_config
 from fastsnn.kernels import contract, philox, reference
 from fastsnn.kernels.contract import Measurement
-from fastsnn.steps import EVALUATION, TRAINING, AutogradStep
+from fastsnn.training.autograd_step import AutogradStep
+from fastsnn.training.image_source import EVALUATION, TRAINING, ImageSource
+from fastsnn.training.readouts import Objective
 from fastsnn.verify.cases import Case, dyadic, generator
 from fastsnn.verify.layers import Target
 
@@ -93,10 +95,13 @@ def training(case: Case, target: Target) -> list[Measurement]:
     job = _digits_job(case)
     network = _network(case, job, target)
     optimizer = _optimizer(case, network)
-    step = _fused(case, target, network, optimizer) if case.fused else _layered(case, network, optimizer)
-    train_data = step.prepare(job.images.to(target.device), job.labels.to(target.device))
-    losses, _ = step.train(train_data, _order(case).to(target.device), EPOCH, case.batch_size)
-    step.sync()
+    images, labels, order = (tensor.to(target.device) for tensor in (job.images, job.labels, _order(case)))
+    if case.fused:
+        step = _fused(case, target, network, optimizer)
+        losses, _ = step.train(step.prepare(images, labels), order, EPOCH, case.batch_size)
+        step.sync()
+    else:
+        losses = _train_layered(case, network, optimizer, images, labels, order)
     exact_losses, exact_weight = _exact_training(case)
     found = [contract.loss_error(losses, exact_losses)]
     if case.small:
@@ -257,8 +262,7 @@ def _exact_training(case: Case) -> tuple[Tensor, Tensor]:
     job = _digits_job(case)
     bias = None if job.bias is None else job.bias.double()
     network = Network(job.weight.double(), bias, reference.linear_lif, case.neuron.options())
-    step = _layered(case, network, _optimizer(case, network))
-    losses, _ = step.train((job.images, job.labels), _order(case), EPOCH, case.batch_size)
+    losses = _train_layered(case, network, _optimizer(case, network), job.images, job.labels, _order(case))
     return losses, network.weight.detach()
 
 
@@ -275,8 +279,14 @@ def _optimizer(case: Case, network: Network) -> torch.optim.Optimizer:
     return torch.optim.SGD(network.parameters(), lr=2.0, momentum=0.9)
 
 
-def _layered(case: Case, network: Network, optimizer: torch.optim.Optimizer) -> AutogradStep:
-    return AutogradStep(network, optimizer, T=case.T, seed=SEED, loss=case.loss)
+def _train_layered(
+    case: Case, network: Network, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, order: Tensor
+) -> Tensor:
+    """The losses of training layer by layer, as ``fastsnn.train`` does it without a fused step."""
+    source = ImageSource.of(images, labels, case.N)
+    step = AutogradStep(network, source, optimizer, FitConfig(T=case.T, seed=SEED), Objective(loss=case.loss))
+    rates = [optimizer.param_groups[0]["lr"]] * -(-len(order) // case.batch_size)
+    return step.train(order, EPOCH, case.batch_size, rates).losses
 
 
 def _fused(case: Case, target: Target, network: Network, optimizer: torch.optim.Optimizer | None) -> Any:

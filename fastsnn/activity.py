@@ -18,10 +18,10 @@ from fastsnn.encoding import poisson_encode
 from fastsnn.errors import RunFolderError
 from fastsnn.kernels import reference
 from fastsnn.monitor import EpochMetrics
-from fastsnn.progress import Progress
-from fastsnn.runs import Run
-from fastsnn.steps import EVALUATION
-from fastsnn.training import EVALUATION_BATCH
+from fastsnn.training.epoch_results import EpochResults
+from fastsnn.training.image_source import EVALUATION
+from fastsnn.training.loop import EVALUATION_BATCH
+from fastsnn.training.run_folder import Run
 
 CLASS_NAMES = {
     "fashion-mnist": (
@@ -73,7 +73,7 @@ class Recording:
         self.path, self.config = Path(path), run.config
         self._index, self._data_dir = sample, data_dir
         self.history = [EpochMetrics(**row) for row in run.checkpoint["history"]]
-        self._steps = Progress.from_state(run.checkpoint["progress"]).steps
+        self._steps = EpochResults.from_state(run.checkpoint["progress"]).steps
         model = run.checkpoint["model"]
         try:
             count = len(self.config.hidden) + 1
@@ -92,7 +92,7 @@ class Recording:
             return "no epoch finished yet"
         last = self.history[-1]
         more = f" (here {self._steps} steps of the next are done)" if self._steps else ""
-        return f"test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}{more}"
+        return f"{last.held_out} accuracy {last.accuracy:.2%} after epoch {last.epoch}{more}"
 
     @cached_property
     def dataset(self) -> data.DataSet:

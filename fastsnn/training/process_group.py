@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from fastsnn.errors import FastSNNError
 
 
-class Group:
+class ProcessGroup:
     """The processes of one run. A process of its own is a group of one, and every method leaves things as they are."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
@@ -17,7 +17,7 @@ class Group:
         self._buffers: dict[int, Tensor] = {}
 
     @classmethod
-    def from_environment(cls) -> "Group":
+    def from_environment(cls) -> "ProcessGroup":
         """The group that torchrun describes, else a group of one."""
         numbers = (
             int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))

@@ -1,0 +1,258 @@
+"""Networks from a line of text: ``800,400``, ``32c3-p2-64c3-p2-800`` or ``file.py:function``; and the layers they need.
+
+Time comes first everywhere: [T, B, C, H, W] or [T, B, K]. Tests: ``tests/test_networks.py``.
+"""
+
+import importlib.util
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastsnn.config import NetworkOptions
+from fastsnn.initial_weights import Activity, scale_weights
+from fastsnn.kernels.packed import PackedSpikes
+from fastsnn.layers import LIF, LinearLIF
+from fastsnn.network_notation import BatchNorm, Convolution, Linear, Pooling, parse_network
+from fastsnn.neuron import LIFParameters
+
+SPIKING_LAYERS = (LIF, LinearLIF)
+"""Modules whose output is spikes [T, B, ...]: their firing rates are watched."""
+
+
+class Layers(nn.Sequential):
+    """``nn.Sequential`` over time: spikes or currents [T, B, *shape] -> [T, B, classes].
+
+    ``flat`` flattens what a sample has at one time step first, for linear layers.
+    """
+
+    def __init__(self, *modules: nn.Module, flat: bool = False) -> None:
+        super().__init__(*modules)
+        self.flat = flat
+
+    def forward(self, x: Tensor | PackedSpikes) -> Tensor:
+        if isinstance(x, PackedSpikes):
+            # A linear layer may take them as they are; nothing else can.
+            if self.flat and isinstance(self[0], LinearLIF):
+                x = x._replace(words=x.words.flatten(2), carrier=None if x.carrier is None else x.carrier.flatten(2))
+            else:
+                x = x.unpack()
+        if isinstance(x, Tensor) and self.flat:
+            x = x.flatten(2)
+        output: Tensor = super().forward(x)
+        return output
+
+
+class TimeDistributed(nn.Module):
+    """Any torch layer over all time steps at once: [T, B, ...] -> [T, B, ...] by way of [T * B, ...].
+
+    A convolution is computed channels last, which is faster on CPUs and GPUs; the shapes stay channels first.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        if any(isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)) for part in module.modules()):
+            module = module.to(memory_format=torch.channels_last)
+        self.module = module
+
+    def forward(self, x: Tensor | PackedSpikes) -> Tensor:
+        if isinstance(x, PackedSpikes):
+            x = x.unpack()
+        T, B = x.shape[:2]
+        y: Tensor = self.module(x.flatten(0, 1))
+        return y.unflatten(0, (T, B))
+
+
+class SpatialLIF(LIF):
+    """LIF neurons behind a convolution: [T, B, C, H, W] -> spikes [T, B, C, H, W], without a copy of either.
+
+    Convolutions give and take channels last; seen that way, the currents lie in memory one after the other.
+    """
+
+    def forward(self, current: Tensor) -> Tensor:
+        return super().forward(current.movedim(2, -1)).movedim(-1, 2)
+
+
+class LeakyIntegrator(nn.Module):
+    """Neurons that never spike: currents [T, B, ...] -> membrane potentials [T, B, ...].
+
+    v[t] = v[t-1] + (x[t] - v[t-1]) / tau, from 0; without ``decay_input`` v[t] = v[t-1] (1 - 1 / tau) + x[t].
+    Source: the read-out of Cramer et al. 2022; snnTorch's ``Leaky`` with ``reset_mechanism="none"``.
+    """
+
+    STEPS = 256
+    """Time steps that are computed as one matrix product."""
+
+    def __init__(self, tau: float = 2.0, decay_input: bool = True) -> None:
+        super().__init__()
+        if not tau > 1:
+            raise ValueError(f"tau is {tau}; allowed: more than 1 (time steps)")
+        self.tau, self.decay_input = float(tau), decay_input
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest = 1 - 1 / self.tau
+        powers = rest ** torch.arange(min(len(x), self.STEPS) + 1, dtype=torch.float64)
+        step = torch.arange(len(powers) - 1)
+        age = step[:, None] - step
+        weights = torch.where(age >= 0, powers[age.clamp(min=0)], 0.0) / (self.tau if self.decay_input else 1.0)
+        weights, left = (values.to(x.device, x.dtype) for values in (weights, powers[1:]))
+        potentials: list[Tensor] = []
+        for part in x.flatten(1).split(self.STEPS):
+            v = weights[: len(part), : len(part)] @ part
+            if potentials:
+                v = v + left[: len(part), None] * potentials[-1][-1]
+            potentials.append(v)
+        return torch.cat(potentials).reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau}, decay_input={self.decay_input}"
+
+
+def network_of(
+    config: NetworkOptions,
+    shape: Sequence[int],
+    classes: int,
+    backend: str,
+    *,
+    seed: int = 0,
+    spiking_output: bool = True,
+    inputs: Activity | None = None,
+) -> nn.Module:
+    """The network that ``config`` describes, with initial weights drawn on the CPU from the seed.
+
+    Args:
+        config: hidden, net or network, and the neuron.
+        shape: of a sample at one time step; (C, H, W) for convolutions.
+        classes: output neurons.
+        backend: of every layer of neurons.
+        seed: of the initial weights; torch's own generator is left as it was.
+        spiking_output: False for output neurons whose membrane potential is read.
+        inputs: how active the inputs are, which the first layer's weights are scaled by if there are hidden layers.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.network is not None:
+            return network_from_file(config.network, tuple(shape), classes)
+        builder = _Builder(config.neuron, config.bias, backend, tuple(shape))
+        parts = parse_network(config.net, "net") if config.net else [Linear(size) for size in config.hidden]
+        builder.add(parts)
+        builder.output(classes, spiking_output)
+        network = Layers(*builder.modules, flat=not builder.spatial)
+    if len(builder.weighted) > 1:
+        scale_weights(builder.weighted, config.neuron, inputs)
+    return network
+
+
+class _Builder:
+    """Collects the modules of a network, with the shape of what the last one gives."""
+
+    def __init__(self, neuron: LIFParameters, bias: bool, backend: str, shape: tuple[int, ...]) -> None:
+        self.neuron, self.bias, self.backend, self.shape = neuron, bias, backend, shape
+        self.modules: list[nn.Module] = []
+        self.weighted: list[nn.Module] = []
+        """Linear layers and convolutions in order, each with its batch norm behind it, if it has one."""
+        self.spatial = False
+
+    def add(self, parts: Sequence[Linear | Convolution | Pooling | BatchNorm]) -> None:
+        following = [*parts, None][1:]
+        for part, after in zip(parts, following, strict=True):
+            normed = isinstance(after, BatchNorm)
+            if isinstance(part, Convolution):
+                self._convolution(part, normed)
+            elif isinstance(part, Pooling):
+                self._pooling(part)
+            elif isinstance(part, Linear):
+                self._linear(part.size, normed)
+
+    def output(self, classes: int, spiking: bool) -> None:
+        if spiking:
+            self._linear(classes, normed=False)
+            return
+        self._flatten()
+        self._append(nn.Linear(self.shape[0], classes, self.bias), weighted=True)
+        self._append(LeakyIntegrator(self.neuron.tau, self.neuron.decay_input))
+
+    def _append(self, module: nn.Module, weighted: bool = False) -> None:
+        self.modules.append(module)
+        if weighted:
+            self.weighted.append(module)
+
+    def _convolution(self, part: Convolution, normed: bool) -> None:
+        if len(self.shape) != 3:
+            raise ValueError(
+                f"net has the convolution {part} of data of shape {list(self.shape)}; allowed: linear layers, for a "
+                "convolution needs [channels, height, width]"
+            )
+        self.spatial = True
+        channels, height, width = self.shape
+        convolution = nn.Conv2d(
+            channels, part.channels, part.kernel, part.stride, padding=part.kernel // 2, bias=self.bias
+        )
+        self._append(TimeDistributed(convolution), weighted=True)
+        if normed:
+            self._append(TimeDistributed(nn.BatchNorm2d(part.channels)), weighted=True)
+        self._append(SpatialLIF(self.neuron, self.backend))
+        sizes = [(size + 2 * (part.kernel // 2) - part.kernel) // part.stride + 1 for size in (height, width)]
+        self._resize(part, part.channels, *sizes)
+
+    def _pooling(self, part: Pooling) -> None:
+        if not self.spatial:
+            raise ValueError(f"net has the pooling {part} before any convolution; allowed: after one, as in 32c3-p2")
+        pool = nn.AvgPool2d(part.size) if part.average else nn.MaxPool2d(part.size)
+        self._append(TimeDistributed(pool))
+        channels, height, width = self.shape
+        self._resize(part, channels, height // part.size, width // part.size)
+
+    def _resize(self, part: Convolution | Pooling, channels: int, height: int, width: int) -> None:
+        if min(height, width) < 1:
+            raise ValueError(f"net has {part} of a picture of {self.shape[1]} x {self.shape[2]}; allowed: smaller ones")
+        self.shape = (channels, height, width)
+
+    def _linear(self, size: int, normed: bool) -> None:
+        self._flatten()
+        if normed:
+            self._append(nn.Linear(self.shape[0], size, self.bias), weighted=True)
+            self._append(TimeDistributed(nn.BatchNorm1d(size)), weighted=True)
+            self._append(LIF(self.neuron, self.backend))
+        else:
+            self._append(LinearLIF(self.shape[0], size, self.bias, self.neuron, self.backend), weighted=True)
+        self.shape = (size,)
+
+    def _flatten(self) -> None:
+        if self.spatial and len(self.shape) > 1:
+            self._append(nn.Flatten(2))
+        self.shape = (math.prod(self.shape),)
+
+
+def network_from_file(text: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """What the function of ``file.py:function`` makes of (shape, classes); ValueError says what is wrong with it."""
+    path, _, function = text.rpartition(":")
+    if not path or not function:
+        raise ValueError(f"network is {text!r}; allowed: file.py:function")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"network is {text!r}, but there is no file {path}; allowed: file.py:function")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"network is {text!r}, but {path} is no Python file; allowed: file.py:function")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))  # it may import what lies beside it
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, function, None)
+        if not callable(make):
+            raise ValueError(f"network is {text!r}, but {path} has no function {function}")
+        network = make(shape, classes)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        reason = " ".join(str(error).split())
+        raise ValueError(f"network is {text!r}, which raised {type(error).__name__}: {reason}") from error
+    finally:
+        sys.path.remove(str(file.parent))
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network is {text!r}, which returned a {type(network).__name__}; allowed: an nn.Module")
+    return network

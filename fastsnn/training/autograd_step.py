@@ -1,0 +1,159 @@
+"""The training step layer by layer, under autograd: any network, source, loss and optimizer, on any backend."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from fastsnn.config import FitConfig
+from fastsnn.kernels.packed import PackedSpikes
+from fastsnn.sources import Batch, Source
+from fastsnn.training.firing_rates import SpikeRecorder, rate_penalty
+from fastsnn.training.process_group import ProcessGroup
+from fastsnn.training.readouts import Objective, Outcome
+from fastsnn.training.step import StepResults, stacked
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class AutogradStep:
+    """Batch, forward, loss, backward and optimizer, one batch after the other; a :class:`Step`.
+
+    Args:
+        network: from x [T, B, *shape] to the output [T, B, classes].
+        source: the data, on the network's device.
+        optimizer: over the network's parameters; None if nothing is trained.
+        config: T (the source's own time steps must be in it), seed, amp, clip_grad_norm and the bounds of firing rates.
+        objective: readout and loss.
+        scaler: of gradients, with amp fp16.
+        group: the processes that share each batch.
+    """
+
+    name = "autograd"
+    batches_per_call = 1
+
+    def __init__(
+        self,
+        network: nn.Module,
+        source: Source,
+        optimizer: torch.optim.Optimizer | None,
+        config: FitConfig,
+        objective: Objective | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        self.network, self.source, self.optimizer, self.config = network, source, optimizer, config
+        self.objective = objective or Objective()
+        self.scaler, self.group = scaler, group or ProcessGroup()
+        self._half = _HALF.get(config.amp)
+        self._bounded = config.rate_lower is not None or config.rate_upper is not None
+
+    def train(self, ids: Tensor, epoch: int, batch_size: int, learning_rates: Sequence[float]) -> StepResults:
+        """Train on the samples ``ids`` int64 [S] of the training set; ``learning_rates`` has one entry per batch."""
+        assert self.optimizer is not None
+        self.network.train()
+        results = []
+        for part, rate in zip(ids.split(batch_size), learning_rates, strict=True):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad(set_to_none=True)
+            outcome, penalty = self._training_outcome(part, epoch)
+            self._backward(outcome.loss if penalty is None else outcome.loss + penalty)
+            results.append(self._total(outcome))
+        return stacked(results)
+
+    @torch.no_grad()
+    def evaluate(self, split: str, ids: Tensor, batch_size: int) -> StepResults:
+        """Forward only, over the samples ``ids`` int64 [S] of ``split``."""
+        self.network.eval()
+        results = []
+        for part in ids.split(batch_size):
+            own = self.group.shard(part)
+            outcome = self._outcome(self._batch(split, own, 0), len(own) / len(part)) if len(own) else self._nothing()
+            results.append(self._total(outcome))
+        return stacked(results)
+
+    @torch.no_grad()
+    def outputs(self, split: str, ids: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Scores of the classes fp32 [S, N] and the mean firing rate of each layer, [layers], over those samples."""
+        self.network.eval()
+        scores, rates, sizes = [], [], []
+        for part in ids.split(batch_size):
+            batch = self._batch(split, part, 0)
+            with SpikeRecorder(self.network) as recorder:
+                output = self._forward(batch)
+            scores.append(self.objective.scores(output, batch.lengths))
+            rates.append(recorder.rates(batch.lengths))
+            sizes.append(len(part))
+        weights = torch.tensor(sizes, dtype=torch.float32) / sum(sizes)
+        return torch.cat(scores), (torch.stack(rates) * weights.to(rates[0].device)[:, None]).sum(0)
+
+    def sync(self) -> None:
+        """The tensors of network and optimizer are always current here."""
+
+    def _training_outcome(self, part: Tensor, epoch: int) -> tuple[Outcome, Tensor | None]:
+        """This process's contribution to the batch's mean loss, and to its penalty."""
+        ids = self.group.shard(part)
+        if not len(ids):
+            return self._nothing(), None
+        batch, share = self._batch("train", ids, epoch), len(ids) / len(part)
+        if not self._bounded:
+            return self._outcome(batch, share), None
+        with SpikeRecorder(self.network) as recorder:
+            outcome = self._outcome(batch, share)
+        hidden = recorder.spikes[:-1] if self.objective.readout == "rate" else recorder.spikes
+        penalty = rate_penalty(hidden, self.config)
+        return outcome, None if penalty is None else penalty * share
+
+    def _nothing(self) -> Outcome:
+        """The outcome of no sample: the tail of an epoch may be smaller than the group of processes.
+
+        The gradients must still be there to be summed.
+        """
+        parameters = list(self.network.parameters())
+        device = parameters[0].device if parameters else torch.device("cpu")
+        zero = sum((parameter.sum() * 0 for parameter in parameters), torch.zeros((), device=device))
+        none = torch.zeros((), dtype=torch.int64, device=device)
+        return Outcome(zero, none, none.clone())
+
+    def _batch(self, split: str, ids: Tensor, epoch: int) -> Batch:
+        return self.source.batch(split, ids, self.config.T, seed=self.config.seed, epoch=epoch)
+
+    def _forward(self, batch: Batch) -> Tensor:
+        x = batch.x
+        device = x.words.device if isinstance(x, PackedSpikes) else x.device
+        autocast: AbstractContextManager[object] = nullcontext()
+        if self._half is not None:
+            autocast = torch.autocast(device.type, self._half)
+        with autocast:
+            output = self.network(x)
+        return (output.unpack() if isinstance(output, PackedSpikes) else output).float()
+
+    def _outcome(self, batch: Batch, share: float) -> Outcome:
+        """Loss and answers of this process's part of a batch, weighted so that the processes' losses add up."""
+        outcome = self.objective(self._forward(batch), batch.y, batch.lengths)
+        if batch.y.dim() == 2 and self.group.size > 1:
+            total = outcome.counted.float()
+            self.group.sum_(total)
+            return outcome._replace(loss=outcome.loss * (outcome.counted / total.clamp(min=1)))
+        return outcome._replace(loss=outcome.loss * share)
+
+    def _backward(self, loss: Tensor) -> None:
+        assert self.optimizer is not None
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        self.group.sum_gradients(self.network)
+        if self.config.clip_grad_norm is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_grad_norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    def _total(self, outcome: Outcome) -> tuple[Tensor, Tensor, Tensor]:
+        loss = outcome.loss.detach()
+        self.group.sum_(loss, outcome.correct, outcome.counted)
+        return loss, outcome.correct, outcome.counted
