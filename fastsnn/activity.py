@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fastsnn import data
 from fastsnn.encoding import poisson_encode
-from fastsnn.errors import RunFolderError
+from fastsnn.config import Config
+from fastsnn.errors import FastSNNError, RunFolderError
 from fastsnn.kernels import reference
 from fastsnn.monitor import EpochMetrics
 from fastsnn.training.epoch_results import EpochResults
@@ -70,16 +71,30 @@ class Recording:
         run = Run.reopen(path, writable=False)
         if run.checkpoint is None:
             raise RunFolderError(f"{path} has no checkpoint yet: it has no last.pt")
+        assert isinstance(run.config, Config)
         self.path, self.config = Path(path), run.config
         self._index, self._data_dir = sample, data_dir
         self.history = [EpochMetrics(**row) for row in run.checkpoint["history"]]
         self._steps = EpochResults.from_state(run.checkpoint["progress"]).steps
-        model = run.checkpoint["model"]
+        self._model = run.checkpoint["model"]
+        if self.is_linear:
+            _ = self.layers
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the network is linear layers of spiking neurons alone; only of those there is more than curves."""
+        return not self.config.net and not self.config.network and self.config.readout in ("auto", "rate")
+
+    @cached_property
+    def layers(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight [N, K] and bias [N] of each layer."""
+        if not self.is_linear:
+            raise FastSNNError(f"{self.path} has more than linear layers of spiking neurons; to be had of it: curves")
+        model = self._model
         try:
-            count = len(self.config.hidden) + 1
-            self.layers = [(model[f"{i}.weight"], model.get(f"{i}.bias")) for i in range(count)]
+            return [(model[f"{i}.weight"], model.get(f"{i}.bias")) for i in range(len(self.config.hidden) + 1)]
         except KeyError as error:
-            raise RunFolderError(f"the checkpoint in {path} is of another network: it has no {error}") from error
+            raise RunFolderError(f"the checkpoint in {self.path} is of another network: it has no {error}") from error
 
     @property
     def name(self) -> str:

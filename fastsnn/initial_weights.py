@@ -1,26 +1,34 @@
 """Initial weights of deep networks, scaled so that every layer fires from the first step on.
 
 nn.Linear's own initial weights drive a LIF neuron to about a tenth of its threshold: one layer learns to fire, but behind
-a silent layer nothing learns. Weights keep their distribution, uniform in (-b, b); b is chosen so that the standard
-deviation of the membrane potential, without reset, is its distance from the resting potential to the threshold: then
-about one neuron in six stands above it at any time.
+a silent layer nothing learns. So in a network with hidden layers the weights keep their distribution, uniform in (-b, b),
+but b is chosen for the neuron. K inputs x with mean rates r give a current that is nearly Gaussian, with
 
-    variance of v = K b^2 / 3 (E[r^2] G^2 + (E[x^2] - E[r^2]) F)
+    variance K b^2 / 3 E[x^2], of which the part E[r^2] / E[x^2] stays over time and the rest is new at each step.
 
-for K inputs x that fire with rates r. G is the gain of the membrane for a constant current (1, or tau without
-``decay_input``), F = G^2 / (2 tau - 1) for one that is random at each step. Source: fluctuation-driven initialization
-(J. Rossbroich, J. Gygax, F. Zenke 2022), with xi = 1. A single layer keeps nn.Linear's weights.
+A thousand neurons are run on such currents, and their standard deviation is set where a neuron fires at
+:data:`RATE`. What they fire is the input of the next layer. This takes no formula for the neuron, so it fits any.
+The idea that fluctuations should reach the threshold: J. Rossbroich, J. Gygax, F. Zenke 2022, fluctuation-driven
+initialization. A network of a single layer keeps nn.Linear's weights.
 """
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastsnn.kernels.packed import PackedSpikes
+from fastsnn.layers import lif
 from fastsnn.neuron import LIFParameters
+
+RATE = 0.1
+"""Spikes per step that a neuron should start with."""
+_STEPS, _NEURONS = 64, 1000
+_SCALES = 2.0**-8, 2.0**12
+"""Standard deviations of the current between which the right one is looked for."""
 
 
 class Activity(NamedTuple):
@@ -32,8 +40,8 @@ class Activity(NamedTuple):
     """E[r^2]: mean square of an input's mean over time."""
 
 
-HIDDEN = Activity(0.1, 0.03)
-"""Assumed of hidden layers: a rate of 0.1, spread over few neurons."""
+HIDDEN = Activity(0.1, 0.05)
+"""Assumed of inputs of which nothing is known."""
 
 
 def activity_of(x: Tensor | PackedSpikes) -> Activity:
@@ -43,32 +51,55 @@ def activity_of(x: Tensor | PackedSpikes) -> Activity:
     return Activity(*(float(f"{float(value):.2g}") for value in (square, rate_square)))
 
 
-def weight_bound(fan_in: int, inputs: Activity, neuron: LIFParameters) -> float:
-    """b for a layer of ``fan_in`` inputs in front of ``neuron``."""
-    gain = 1.0 if neuron.decay_input else neuron.tau
-    random_gain = gain**2 / (2 * neuron.tau - 1)
-    power = inputs.rate_square * gain**2 + max(0.0, inputs.square - inputs.rate_square) * random_gain
-    distance = neuron.v_threshold - (neuron.v_reset or 0.0)
-    return distance * math.sqrt(3 / (fan_in * power)) if power > 0 else 1 / math.sqrt(fan_in)
+@lru_cache
+def driving_current(neuron: LIFParameters, inputs: Activity) -> tuple[float, Activity]:
+    """Standard deviation of the current at which ``neuron`` fires at RATE, and the activity that comes of it.
+
+    The current's, if no current makes it fire so often, is 1.
+    """
+    share = min(1.0, inputs.rate_square / inputs.square) if inputs.square > 0 else 0.0
+    random = torch.Generator().manual_seed(0)
+    lasting = torch.randn(_NEURONS, generator=random)
+    new = torch.randn(_STEPS, _NEURONS, generator=random)
+    current = (math.sqrt(share) * lasting + math.sqrt(1 - share) * new)[:, None]
+    low, high = _SCALES
+    while high / low > 1.02:
+        middle = math.sqrt(low * high)
+        fires = lif(middle * current, neuron, backend="torch")[0]
+        low, high = (low, middle) if float(fires.mean()) >= RATE else (middle, high)
+    if high == _SCALES[1]:
+        return 1.0, HIDDEN
+    scale = float(f"{high:.2g}")
+    return scale, activity_of(lif(scale * current, neuron, backend="torch")[0])
 
 
 @torch.no_grad()
 def scale_weights(layers: Sequence[nn.Module], neuron: LIFParameters, inputs: Activity | None) -> None:
-    """Scale the weights of linear layers and convolutions in place; a batch norm in front of neurons gets the gain.
+    """Scale the weights of a network's linear layers and convolutions in place.
 
-    ``inputs`` is the activity of the first layer's inputs; the others' are assumed. Biases keep their values.
+    Args:
+        layers: in order, with the batch norms (whose weights are set) and the average poolings between them.
+        neuron: of every layer.
+        inputs: activity of the first layer's inputs. Biases keep their values.
     """
-    activity = inputs or HIDDEN
-    for layer in layers:
-        layer = getattr(layer, "module", layer)
+    activity = inputs if inputs is not None and inputs.square > 0 else HIDDEN
+    following = [*layers, None][1:]
+    for layer, after in zip(layers, following, strict=True):
+        if isinstance(layer, nn.AvgPool2d):
+            activity = _averaged(activity, int(layer.kernel_size) ** 2)  # type: ignore[arg-type]
+            continue
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        if weight.dim() == 1:
-            # Behind a batch norm currents have a variance of 1 whatever the weights are.
-            gain = 1.0 if neuron.decay_input else neuron.tau
-            weight.fill_((neuron.v_threshold - (neuron.v_reset or 0.0)) / gain)
+        if weight.dim() == 1:  # of a batch norm, whose currents have a variance of 1 whatever came before
+            weight.fill_(driving_current(neuron, activity)[0])
         else:
-            fan_in = weight[0].numel()
-            # nn.Linear's and nn.Conv2d's own bound is 1 / sqrt(fan_in).
-            weight.mul_(weight_bound(fan_in, activity, neuron) * math.sqrt(fan_in))
-            activity = HIDDEN
+            # b = scale sqrt(3 / (K E[x^2])); nn.Linear's and nn.Conv2d's own bound is 1 / sqrt(K).
+            weight.mul_(driving_current(neuron, activity)[0] * math.sqrt(3 / activity.square))
+        if not isinstance(after, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            _, activity = driving_current(neuron, activity)
+
+
+def _averaged(spikes: Activity, count: int) -> Activity:
+    """Activity of the means of ``count`` independent neurons; the mean of a spike is its mean square."""
+    mean = spikes.square**2
+    return Activity(mean + (spikes.square - mean) / count, mean + (spikes.rate_square - mean) / count)

@@ -26,12 +26,13 @@ SPIKING_LAYERS = (LIF, LinearLIF)
 class Layers(nn.Sequential):
     """``nn.Sequential`` over time: spikes or currents [T, B, *shape] -> [T, B, classes].
 
-    ``flat`` flattens what a sample has at one time step first, for linear layers.
+    ``flat`` flattens what a sample has at one time step first, for linear layers; ``description`` says in a few words
+    what the network is.
     """
 
-    def __init__(self, *modules: nn.Module, flat: bool = False) -> None:
+    def __init__(self, *modules: nn.Module, flat: bool = False, description: str = "") -> None:
         super().__init__(*modules)
-        self.flat = flat
+        self.flat, self.description = flat, description
 
     def forward(self, x: Tensor | PackedSpikes) -> Tensor:
         if isinstance(x, PackedSpikes):
@@ -140,10 +141,24 @@ def network_of(
         parts = parse_network(config.net, "net") if config.net else [Linear(size) for size in config.hidden]
         builder.add(parts)
         builder.output(classes, spiking_output)
-        network = Layers(*builder.modules, flat=not builder.spatial)
+        network = Layers(*builder.modules, flat=not builder.spatial, description=description_of(config, shape, classes))
     if len(builder.weighted) > 1:
         scale_weights(builder.weighted, config.neuron, inputs)
     return network
+
+
+def description_of(config: NetworkOptions, shape: Sequence[int], classes: int) -> str:
+    """64 -> 100 -> 10 LIF neurons; or the network in the notation of papers."""
+    if config.net:
+        return f"{config.net}-{classes} of {' x '.join(map(str, shape))}, LIF neurons"
+    return " -> ".join(map(str, [math.prod(shape), *config.hidden, classes])) + " LIF neurons"
+
+
+def accepted_input(network: nn.Module, x: Tensor | PackedSpikes) -> Tensor | PackedSpikes:
+    """``x``, unpacked unless ``network`` takes packed spikes."""
+    if isinstance(x, PackedSpikes) and not isinstance(network, (Layers, LinearLIF, TimeDistributed)):
+        return x.unpack()
+    return x
 
 
 class _Builder:
@@ -153,7 +168,7 @@ class _Builder:
         self.neuron, self.bias, self.backend, self.shape = neuron, bias, backend, shape
         self.modules: list[nn.Module] = []
         self.weighted: list[nn.Module] = []
-        """Linear layers and convolutions in order, each with its batch norm behind it, if it has one."""
+        """What sizes the currents: linear layers, convolutions, batch norms and average poolings, in order."""
         self.spatial = False
 
     def add(self, parts: Sequence[Linear | Convolution | Pooling | BatchNorm]) -> None:
@@ -178,7 +193,7 @@ class _Builder:
     def _append(self, module: nn.Module, weighted: bool = False) -> None:
         self.modules.append(module)
         if weighted:
-            self.weighted.append(module)
+            self.weighted.append(module.module if isinstance(module, TimeDistributed) else module)
 
     def _convolution(self, part: Convolution, normed: bool) -> None:
         if len(self.shape) != 3:
@@ -202,7 +217,7 @@ class _Builder:
         if not self.spatial:
             raise ValueError(f"net has the pooling {part} before any convolution; allowed: after one, as in 32c3-p2")
         pool = nn.AvgPool2d(part.size) if part.average else nn.MaxPool2d(part.size)
-        self._append(TimeDistributed(pool))
+        self._append(TimeDistributed(pool), weighted=part.average)
         channels, height, width = self.shape
         self._resize(part, channels, height // part.size, width // part.size)
 

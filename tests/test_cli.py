@@ -35,7 +35,6 @@ USAGE = [
     ("train --alpha 0", "alpha is 0.0", "more than 0"),
     ("train --hidden 800,x", "--hidden", "800,x is not a list of integers such as 800,400"),
     ("train --hidden 0", "hidden is 0", "1 or more"),
-    ("eval run -T 0", "T is 0", "1 or more"),
     ("train --loss mae", "--loss", '"mae"', '"mse", "ce"'),
     ("train --dataset digits -opt rmsprob", "optimizer is 'rmsprob'", "adam, adamax, adamw", "sgd"),
     ("train --dataset digits --optimizer-args beta=0.9", "optimizer_args has 'beta=0.9'", "with adam: betas, eps"),

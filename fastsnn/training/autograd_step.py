@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastsnn.config import FitConfig
 from fastsnn.kernels.packed import PackedSpikes
+from fastsnn.networks import accepted_input
 from fastsnn.sources import Batch, Source
 from fastsnn.training.firing_rates import SpikeRecorder, rate_penalty
 from fastsnn.training.process_group import ProcessGroup
@@ -46,6 +47,7 @@ class AutogradStep:
         self.network, self.source, self.optimizer, self.config = network, source, optimizer, config
         self.objective = objective or Objective()
         self.scaler, self.group = scaler, group or ProcessGroup()
+        self._stateful = [module for module in network.modules() if callable(getattr(module, "reset", None))]
         self._half = _HALF.get(config.amp)
         self._bounded = config.rate_lower is not None or config.rate_upper is not None
 
@@ -115,19 +117,21 @@ class AutogradStep:
         device = parameters[0].device if parameters else torch.device("cpu")
         zero = sum((parameter.sum() * 0 for parameter in parameters), torch.zeros((), device=device))
         none = torch.zeros((), dtype=torch.int64, device=device)
+        if self.source.per_step:
+            self.group.sum_(none.float())  # the others wait for it in _outcome
         return Outcome(zero, none, none.clone())
 
     def _batch(self, split: str, ids: Tensor, epoch: int) -> Batch:
         return self.source.batch(split, ids, self.config.T, seed=self.config.seed, epoch=epoch)
 
     def _forward(self, batch: Batch) -> Tensor:
-        x = batch.x
-        device = x.words.device if isinstance(x, PackedSpikes) else x.device
+        for module in self._stateful:
+            module.reset()  # type: ignore[operator]
         autocast: AbstractContextManager[object] = nullcontext()
         if self._half is not None:
-            autocast = torch.autocast(device.type, self._half)
+            autocast = torch.autocast(batch.y.device.type, self._half)
         with autocast:
-            output = self.network(x)
+            output = self.network(accepted_input(self.network, batch.x))
         return (output.unpack() if isinstance(output, PackedSpikes) else output).float()
 
     def _outcome(self, batch: Batch, share: float) -> Outcome:

@@ -15,6 +15,7 @@ from fastsnn.config import FitConfig
 from fastsnn.errors import Interrupted, TrainingDiverged
 from fastsnn.kernels.numba import before_compiling
 from fastsnn.monitor import EpochMetrics, Monitor, Monitors, best_epoch
+from fastsnn.networks import Layers
 from fastsnn.sources import Source
 from fastsnn.training import run_folder
 from fastsnn.training.epoch_results import EpochResults
@@ -69,7 +70,7 @@ def fit(
     Args:
         network: any module from x [T, B, *source.shape] to its output [T, B, source.classes]: spikes, or with a
             ``config.readout`` other than rate membrane potentials. It is moved to the device and ends with the weights
-            of the last epoch.
+            of the last epoch. Modules with a ``reset`` method, as SpikingJelly's neurons, are reset before each batch.
         source: the data; see ``fastsnn.sources``.
         config: default ``FitConfig()``, or the one that the run to ``resume`` was started with.
         callbacks: are told what happens, and may stop training.
@@ -287,14 +288,8 @@ def backend_of(network: nn.Module, device: torch.device) -> str:
 
 
 def describe(network: nn.Module) -> str:
-    """A network in a few words: the sizes of linear layers, else its class and number of parameters."""
-    from fastsnn.layers import LinearLIF
-    from fastsnn.networks import Layers
-
-    layers = list(network.children())
-    if isinstance(network, Layers) and all(isinstance(layer, LinearLIF) for layer in layers):
-        linear = [layer for layer in layers if isinstance(layer, LinearLIF)]
-        sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
-        return f"{' -> '.join(map(str, sizes))} LIF neurons"
+    """A network in a few words: its own, else its class and number of parameters."""
+    if isinstance(network, Layers) and network.description:
+        return network.description
     count = sum(parameter.numel() for parameter in network.parameters())
     return f"{type(network).__name__} of {count:,} parameters"

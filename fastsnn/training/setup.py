@@ -9,10 +9,11 @@ from torch import nn
 
 from fastsnn.config import FitConfig
 from fastsnn.monitor import Monitor
+from fastsnn.networks import accepted_input
 from fastsnn.sources import Source
 from fastsnn.training import run_folder
 from fastsnn.training.autograd_step import AutogradStep
-from fastsnn.training.fused_step import FusedStep, fused_refusal
+from fastsnn.training.fused_step import FusedStep, fused_refusal, single_layer
 from fastsnn.training.optimizer import make_optimizer
 from fastsnn.training.process_group import ProcessGroup
 from fastsnn.training.readouts import objective_for
@@ -58,7 +59,7 @@ class Setup:
         if config.step == "fused" and refusal:
             raise ValueError(f"step fused does not cover this run: {refusal}; use --step auto")
         if config.step == "autograd" or refusal:
-            if config.step == "auto" and refusal and not refusal.startswith("backend is"):
+            if config.step == "auto" and refusal and single_layer(self.network) and not refusal.startswith("backend"):
                 self.monitor.message(f"training layer by layer: {refusal}")
             self.step = self.layered
         else:
@@ -107,7 +108,7 @@ def check_network(network: nn.Module, source: Source, T: int) -> None:
     network.eval()
     try:
         with torch.random.fork_rng(devices=[]):
-            output = network(batch.x)
+            output = network(accepted_input(network, batch.x))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
