@@ -13,7 +13,8 @@ from bench import cases, machine, ours, peers, summary
 from bench.peers import remote
 from bench.race import Session
 from bench.results import FOLDER, Results, load
-from fastsnn import backends, data
+from fastsnn import backends
+from fastsnn.sources import images as data
 from fastsnn.training.machine import cores
 
 

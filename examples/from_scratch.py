@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import mse_loss, one_hot
 
 import fastsnn
-from fastsnn import data
+from fastsnn.sources import images as data
 
 T, BATCH = 100, 64
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastsnn import data
+from fastsnn.config import DEFAULT_T, Config
 from fastsnn.encoding import poisson_encode
-from fastsnn.config import Config
 from fastsnn.errors import FastSNNError, RunFolderError
 from fastsnn.kernels import reference
 from fastsnn.monitor import EpochMetrics
+from fastsnn.sources import images as data
+from fastsnn.sources.store import STREAMS
 from fastsnn.training.epoch_results import EpochResults
-from fastsnn.training.image_source import EVALUATION
 from fastsnn.training.loop import EVALUATION_BATCH
 from fastsnn.training.run_folder import Run
 
@@ -82,14 +82,18 @@ class Recording:
 
     @property
     def is_linear(self) -> bool:
-        """Whether the network is linear layers of spiking neurons alone; only of those there is more than curves."""
-        return not self.config.net and not self.config.network and self.config.readout in ("auto", "rate")
+        """Whether these are linear layers of spiking neurons over Poisson coded images; else there are only curves."""
+        config = self.config
+        layers = not config.net and not config.network and config.readout in ("auto", "rate")
+        return layers and config.dataset in data.NAMES and config.encoder in ("none", "poisson")
 
     @cached_property
     def layers(self) -> list[tuple[Tensor, Tensor | None]]:
         """Weight [N, K] and bias [N] of each layer."""
         if not self.is_linear:
-            raise FastSNNError(f"{self.path} has more than linear layers of spiking neurons; to be had of it: curves")
+            raise FastSNNError(
+                f"{self.path} is not linear layers over Poisson coded images; allowed: --what curves"
+            )
         model = self._model
         try:
             return [(model[f"{i}.weight"], model.get(f"{i}.bias")) for i in range(len(self.config.hidden) + 1)]
@@ -99,6 +103,11 @@ class Recording:
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    @property
+    def T(self) -> int:
+        """Time steps per sample."""
+        return self.config.T or DEFAULT_T
 
     @property
     def result(self) -> str:
@@ -181,7 +190,7 @@ class Recording:
         """The evaluation batch that begins at sample ``start``: its spikes [T, B, P] and each layer, [T, B, N]."""
         images = self.dataset.test_images[start : start + EVALUATION_BATCH]
         ids = torch.arange(start, start + len(images))
-        x = poisson_encode(images, self.config.T, self.config.seed, 0, EVALUATION, ids)
+        x = poisson_encode(images, self.T, self.config.seed, 0, STREAMS["test"], ids)
         return x, list(self._propagate(x))
 
     def _propagate(self, x: Tensor) -> Iterator[Activity]:

@@ -9,10 +9,22 @@ from cyclopts import Parameter
 
 from fastsnn.errors import RunFolderError
 from fastsnn.neuron import LIFParameters
-from fastsnn.option_values import Assignments, Integer, OptionalInteger, Options, Sizes, check_range, from_yaml
+from fastsnn.option_values import (
+    Assignments,
+    Integer,
+    OptionalInteger,
+    Options,
+    Sizes,
+    check_assignments,
+    check_range,
+    from_yaml,
+)
 
 PLACE = ("name", "out", "overwrite")
 """Options that say where a run is put. They are not recorded in it: its config.yaml may serve to start another."""
+
+DEFAULT_T = 100
+"""Time steps of data that have none."""
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -21,8 +33,14 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 class DataOptions(Options):
     """What is learnt from."""
 
-    dataset: Literal["auto", "mnist", "fashion-mnist", "digits"] = "auto"
-    """Data set; auto is MNIST, or digits (no network needed) where MNIST can't be had."""
+    dataset: str = "auto"
+    """Data set: mnist, fashion-mnist, digits, cifar10, smnist, psmnist, nmnist, dvs-gesture, cifar10-dvs, shd, ssc, or
+    the path of a .npz file; auto is MNIST, or digits (no network needed) if MNIST can't be had."""
+    dataset_args: Assignments = ()
+    """Options of the data set, as in binning=count (docs/data.md); may be given several times."""
+    encoder: Literal["none", "poisson", "latency", "direct"] = "none"
+    """What makes time steps of samples without any: random spikes, one spike, or the value as a current; none: the
+    data's own, which is poisson for images."""
     data_dir: Path | None = None
     """Folder of the data sets; default $FASTSNN_DATA, else ~/.cache/fastsnn."""
     train_samples: OptionalInteger = None
@@ -34,6 +52,7 @@ class DataOptions(Options):
         super()._check()
         check_range("train_samples", self.train_samples, 1)
         check_range("test_samples", self.test_samples, 1)
+        check_assignments("dataset_args", self.dataset_args)
 
 
 @dataclass(frozen=True)
@@ -87,8 +106,8 @@ class NetworkOptions(Options):
 class FitConfig(Options):
     """How :func:`fastsnn.fit` trains a network: time steps, loss, optimizer, schedule, device and run folder."""
 
-    T: Annotated[Integer, Parameter(name=("--T", "-T"))] = 100
-    """Time steps per sample; data with time steps of their own keep those."""
+    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None
+    """Time steps per sample; default 100, or those that the data have."""
     readout: Literal["auto", "rate", "max", "last", "mean", "steps"] = "auto"
     """What a class is read from: rate of the output spikes, or the membrane potential of non-spiking output neurons:
     max or mean over time, last step, or each step by itself; auto: rate, or steps if the data have a label per step."""
@@ -164,9 +183,7 @@ class FitConfig(Options):
         check_range("rate_lower", self.rate_lower, 0, 1)
         check_range("rate_upper", self.rate_upper, self.rate_lower or 0, 1)
         check_range("rate_penalty", self.rate_penalty, 0, 1e37)
-        for text in self.optimizer_args:
-            if not all(part.strip() for part in text.partition("=")):
-                raise ValueError(f"optimizer_args is {text!r}; allowed: name=value, as in betas=0.9,0.99")
+        check_assignments("optimizer_args", self.optimizer_args)
         if self.device not in ("auto", "cpu", "cuda") and not _is_cuda_index(self.device):
             raise ValueError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:N")
         if self.name is not None and (not self.name.strip(".") or "/" in self.name or "\\" in self.name):

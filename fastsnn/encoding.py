@@ -87,3 +87,63 @@ def _thresholds(images: Tensor) -> Tensor:
     if not ((images >= 0) & (images <= 1)).all():
         raise ValueError("images has a pixel outside [0, 1] or NaN; allowed: intensities from 0 to 1")
     return (images.double() * philox.ALWAYS).floor().to(torch.int64)
+
+
+def latency_encode(images: Tensor, T: int = 100, packed: bool = False) -> Tensor:
+    """Time-to-first-spike coding: one spike for each pixel, the brighter the earlier; a pixel of 0 never spikes.
+
+    A pixel of intensity v spikes at t = round((1 - v) (T - 1)), halves to the even step: at t = 0 if v is 1. Source:
+    SpikingJelly's ``LatencyEncoder(T, 'linear')``, but for its spike at T - 1 for pixels of 0.
+
+    Args:
+        images: uint8 (255 is an intensity of 1) or floating point in [0, 1], [B, ...].
+        T: time steps, at least 1.
+        packed: return the spikes packed along time instead; ``PackedSpikes(words, T)`` of them drives a layer.
+
+    Returns:
+        0 or 1, float32 [T, B, ...] on images' device; packed int32 [ceil(T / 32), B, ...].
+
+    Raises:
+        TypeError, ValueError: an argument is out of range, or a pixel is outside [0, 1] or NaN.
+    """
+    values = _intensities(images, T)
+    if images.dtype != torch.uint8 and not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("images has a pixel outside [0, 1] or NaN; allowed: intensities from 0 to 1")
+    first = ((1 - values) * (T - 1)).round().to(torch.int64)
+    steps = torch.arange(-(-T // 32), device=images.device).reshape(-1, *[1] * images.dim())
+    words = torch.where((first >> 5 == steps) & (values > 0), torch.ones_like(first) << (first & 31), 0).to(torch.int32)
+    return words if packed else philox.unpack(words, T)
+
+
+def direct_encode(images: Tensor, T: int = 100) -> Tensor:
+    """Direct coding: the value of a pixel is its current at every time step.
+
+    Args:
+        images: uint8, which becomes 0 to 1, or floating point of any value, [B, ...].
+        T: time steps, at least 1.
+
+    Returns:
+        float32 [T, B, ...] on images' device, in the memory of one time step.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+    """
+    values = _intensities(images, T)
+    return values.expand(T, *values.shape)
+
+
+def _intensities(images: Tensor, T: int) -> Tensor:
+    """The images as fp32, uint8 as 0 to 1; checks them and T."""
+    if not isinstance(T, int) or isinstance(T, bool):
+        raise TypeError(f"T is {T!r}; allowed: an integer")
+    if T < 1:
+        raise ValueError(f"T is {T}; allowed: 1 or more")
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images is {type(images).__name__}; allowed: a tensor")
+    if not images.dim():
+        raise ValueError("images has shape []; allowed: [B, ...]")
+    if images.dtype == torch.uint8:
+        return images.float() / torch.full((), 255.0, device=images.device)
+    if not images.is_floating_point():
+        raise TypeError(f"images has dtype {images.dtype}; allowed: torch.uint8, or floating point")
+    return images.float()

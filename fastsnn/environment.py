@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from fastsnn import backends, data
+from fastsnn import backends
+from fastsnn.sources import images as data
 from fastsnn.stack import CUPY_PACKAGES, Stack, cuda_headers, finds_nvrtc, installed
 
 PACKAGES = ("torch", "torchvision", "triton", "numba", "numpy", "spikingjelly", *CUPY_PACKAGES)

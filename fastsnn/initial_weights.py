@@ -1,8 +1,8 @@
 """Initial weights of deep networks, scaled so that every layer fires from the first step on.
 
-nn.Linear's own initial weights drive a LIF neuron to about a tenth of its threshold: one layer learns to fire, but behind
-a silent layer nothing learns. So in a network with hidden layers the weights keep their distribution, uniform in (-b, b),
-but b is chosen for the neuron. K inputs x with mean rates r give a current that is nearly Gaussian, with
+nn.Linear's own initial weights drive a LIF neuron to about a tenth of its threshold: one layer learns to fire, but
+behind a silent layer nothing learns. So in a network with hidden layers the weights keep their distribution, uniform in
+(-b, b), but b is chosen for the neuron. K inputs x with mean rates r give a current that is nearly Gaussian, with
 
     variance K b^2 / 3 E[x^2], of which the part E[r^2] / E[x^2] stays over time and the rest is new at each step.
 

@@ -51,7 +51,7 @@ _FORMS = "32c3 (convolution), 32c3s2 (with a stride), p2 or mp2 (maximum), ap2 (
 
 
 def parse_network(text: str, option: str = "net") -> list[Part]:
-    """The parts of a network in order; raises ValueError that names the part that is none or stands in a wrong place."""
+    """The parts of a network in order; raises ValueError that names a part that is none or is in a wrong place."""
     parts: list[Part] = []
     for word in text.lower().split("-"):
         part = _part(word)

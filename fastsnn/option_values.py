@@ -94,7 +94,13 @@ def checked(name: str, hint: Any, value: Any) -> Any:
 
 
 def check_range(
-    name: str, value: float | None, least: float, most: float = float("inf"), *, above: bool = False, below: bool = False
+    name: str,
+    value: float | None,
+    least: float,
+    most: float = float("inf"),
+    *,
+    above: bool = False,
+    below: bool = False,
 ) -> None:
     """Raise ValueError unless ``least <= value <= most``; ``above`` and ``below`` leave out the ends. None passes."""
     if value is None:
@@ -108,6 +114,34 @@ def check_range(
         top = f"{most:g}".replace("e+", "e")
         allowed += f" and less than {top}" if below else f", up to {top}"
     raise ValueError(f"{name} is {value}; allowed: {allowed}")
+
+
+Value = float | int | bool | str | None | tuple[float, ...]
+"""What the value of an assignment may be."""
+
+
+def check_assignments(name: str, texts: tuple[str, ...]) -> None:
+    """Raise ValueError unless each text is name=value."""
+    for text in texts:
+        if not all(part.strip() for part in text.partition("=")):
+            raise ValueError(f"{name} is {text!r}; allowed: name=value")
+
+
+def assignment(text: str) -> tuple[str, Value]:
+    """The name and the value of name=value: a number, several with commas between, true, false, none, or text."""
+    name, _, word = (part.strip() for part in text.partition("="))
+    words: dict[str, Value] = {"true": True, "false": False, "none": None}
+    if word.lower() in words:
+        return name, words[word.lower()]
+    try:
+        return name, int(word)
+    except ValueError:
+        pass
+    try:
+        numbers = tuple(float(part) for part in word.split(","))
+    except ValueError:
+        return name, word
+    return name, numbers if len(numbers) > 1 else numbers[0]
 
 
 def from_yaml(name: str, hint: Any, value: Any) -> Any:

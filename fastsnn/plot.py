@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
 from fastsnn import figures
+from fastsnn.activity import Recording
 from fastsnn.checkpoint import write_atomically
 from fastsnn.errors import FastSNNError
-from fastsnn.activity import Recording
 
 DRAWINGS: dict[str, Callable[[Recording, figures.Canvas], None]] = {
     "summary": figures.summary,

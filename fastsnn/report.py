@@ -15,8 +15,8 @@ from torch import Tensor
 
 import fastsnn
 from fastsnn import plot
-from fastsnn.monitor import COLUMNS
 from fastsnn.activity import Recording
+from fastsnn.monitor import COLUMNS
 
 FIGURES = ("curves", "confusion", "weights", "mistakes", "rates", "membrane", "traces")
 """Those of ``plot.DRAWINGS`` that the page shows; its own raster takes the place of that one."""

@@ -110,4 +110,6 @@ class TerminalMonitor(Monitor):
         )
 
     def tested(self, metrics: EpochMetrics) -> None:
-        self._print(f"test of epoch {metrics.epoch}: loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}")
+        self._print(
+            f"test of epoch {metrics.epoch}: loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}"
+        )

@@ -19,7 +19,9 @@ FEW = arguments(epochs=1)
 # What bad input gets: one line that names the argument, what it got and what is allowed.
 
 USAGE = [
-    ("train --dataset cifar", '"cifar"', "--dataset", '"auto", "mnist", "fashion-mnist", "digits"'),
+    ("train --dataset cifar", "dataset is 'cifar' (did you mean cifar10?)", "auto, mnist, fashion-mnist, digits"),
+    ("train --dataset digits --dataset-args binning=count", "digits has no option binning", "none"),
+    ("train --dataset digits --encoder rate", "--encoder", '"latency"'),
     ("train --epochs 0", "epochs is 0", "1 or more"),
     ("train --epochs 1.5", "--epochs", "1.5 is not an integer"),
     ("train --epochs many", "--epochs", "many is not an integer"),
@@ -104,7 +106,7 @@ def test_bad_input_gets_one_line(
     code: int, line: str, said: tuple[str, ...], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastsnn.data.socket.getaddrinfo", _no_network)
+    monkeypatch.setattr("fastsnn.sources.mnist.socket.getaddrinfo", _no_network)
     Path("file").write_text("")
     Path("full").mkdir()
     Path("full/notes").write_text("")
@@ -242,7 +244,7 @@ def test_a_finished_run_says_so(run: Path, command: Command) -> None:
 def test_the_fallback_of_auto_is_loud_and_recorded(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastsnn.data.socket.getaddrinfo", _no_network)
+    monkeypatch.setattr("fastsnn.sources.mnist.socket.getaddrinfo", _no_network)
     monkeypatch.setenv("FASTSNN_DATA", str(tmp_path / "none"))
     options = [part for part in FEW if part not in ("--dataset", "digits")]
     code, stdout, _ = command("train", *options, "--out", tmp_path / "run")

@@ -8,19 +8,27 @@ import pytest
 import yaml
 
 import fastsnn
-from fastsnn.config import Config, read_yaml, recorded_config
+from fastsnn.config import DEFAULT_T, Config, read_yaml, recorded_config
 from fastsnn.errors import RunFolderError
 
 
 def test_the_defaults_are_the_reference_job() -> None:
     config = Config()
-    assert (config.T, config.batch_size, config.tau, config.surrogate, config.alpha) == (100, 64, 2.0, "atan", None)
+    assert (config.T or DEFAULT_T, config.batch_size, config.tau, config.surrogate, config.alpha) == (
+        100,
+        64,
+        2.0,
+        "atan",
+        None,
+    )
     assert (config.optimizer, config.lr, config.loss, config.hidden, config.bias) == ("adam", 1e-3, "auto", (), False)
     assert config.neuron == fastsnn.LIFParameters()
 
 
 BAD = [
-    ("dataset", "cifar", "auto, mnist, fashion-mnist, digits"),
+    ("dataset", 3, "text"),
+    ("dataset_args", ("binning",), "name=value"),
+    ("encoder", "rate", "none, poisson, latency, direct"),
     ("data_dir", 3, "a path"),
     ("train_samples", 0, "1 or more"),
     ("test_samples", -1, "1 or more"),

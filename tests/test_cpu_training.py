@@ -24,11 +24,11 @@ from lif_cases import neuron
 from torch import Tensor
 
 import fastsnn
-from fastsnn.data import load
 from fastsnn.kernels import contract
 from fastsnn.kernels.rate_classifier.numba.step import RateStep
+from fastsnn.networks import Layers
+from fastsnn.sources.images import Images, load
 from fastsnn.training.autograd_step import AutogradStep
-from fastsnn.training.image_source import ImageSource
 
 
 def optimizer_of(name: str, trained: list[Tensor]) -> Any:
@@ -101,7 +101,7 @@ def test_losses_of_the_reference_job() -> None:
             step = RateStep(layer.weight, None, optimizer, T=100, seed=0, loss="mse", **neuron())
             losses.append(step.train(step.prepare(images, labels), order, 0, 64)[0])
         else:
-            layered = AutogradStep(layer, ImageSource.of(images, labels), optimizer, fastsnn.FitConfig(T=100))
+            layered = AutogradStep(Layers(layer, flat=True), Images(found), optimizer, fastsnn.FitConfig(T=100))
             losses.append(layered.train(order, 0, 64, [1e-3] * 100).losses)
     assert len(losses[0]) == 100
     assert losses[0][-1] < 0.7 * losses[0][0]

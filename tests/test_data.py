@@ -1,4 +1,4 @@
-"""fastsnn.data: what is had, what is refused, and what `auto` falls back to."""
+"""fastsnn.sources.images: what is had, what is refused, and what `auto` falls back to."""
 
 import gzip
 import hashlib
@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastsnn import data
 from fastsnn.errors import DataUnavailable
+from fastsnn.sources import images as data
+from fastsnn.sources import mnist as mnist_files
 
 LABELS = "t10k-labels-idx1-ubyte"
 needs_torchvision = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
@@ -40,7 +41,7 @@ def fashion(tmp_path: Path) -> Path:
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name, (magic, *sizes) in data._HEADERS.items():
+    for name, (magic, *sizes) in mnist_files.HEADERS.items():
         values = rng.integers(0, 256 if len(sizes) > 1 else 10, np.prod(sizes), dtype=np.uint8)
         header = b"".join(number.to_bytes(4, "big") for number in (magic, *sizes))
         (raw / name).write_bytes(header + values.tobytes())
@@ -52,7 +53,7 @@ def mnist(tmp_path: Path) -> Path:
     """A folder with a copy of MNIST that a test may damage."""
     raw = data.default_folder() / "MNIST" / "raw"
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    for name in data._HEADERS:
+    for name in mnist_files.HEADERS:
         shutil.copyfile(raw / name, tmp_path / "MNIST" / "raw" / name)
     return tmp_path
 
@@ -148,7 +149,7 @@ def test_a_damaged_header_or_label_is_found_without_a_hash(fashion: Path, positi
     path = fashion / "FashionMNIST" / "raw" / LABELS
     flip(path, position, 0x80)
     with pytest.raises(DataUnavailable, match=f"{LABELS} is damaged"):
-        data._read(path, "fashion-mnist")
+        mnist_files.read(path, "fashion-mnist")
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 10_007, 10_009])
@@ -171,14 +172,14 @@ def test_the_archive_vouches_for_what_came_in_it(fashion: Path, monkeypatch: pyt
     path = fashion / "FashionMNIST" / "raw" / LABELS
     archive = path.with_name(path.name + ".gz")
     archive.write_bytes(gzip.compress(path.read_bytes(), 1))
-    monkeypatch.setitem(data._FASHION_ARCHIVE_MD5, LABELS, hashlib.md5(archive.read_bytes()).hexdigest())
-    data._read(path, "fashion-mnist")
+    monkeypatch.setitem(mnist_files.FASHION_ARCHIVE_MD5, LABELS, hashlib.md5(archive.read_bytes()).hexdigest())
+    mnist_files.read(path, "fashion-mnist")
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([(content[-1] + 1) % 10]))  # another valid label
     with pytest.raises(DataUnavailable, match="is damaged"):
-        data._read(path, "fashion-mnist")
+        mnist_files.read(path, "fashion-mnist")
     flip(archive, 20)  # a damaged archive vouches for nothing
-    data._read(path, "fashion-mnist")
+    mnist_files.read(path, "fashion-mnist")
 
 
 @pytest.mark.mnist
@@ -217,7 +218,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     from torchvision.datasets import MNIST
 
     raw = data.default_folder() / "MNIST" / "raw"
-    archives = {f"/{name}.gz": gzip.compress((raw / name).read_bytes(), 1) for name in data._HEADERS}
+    archives = {f"/{name}.gz": gzip.compress((raw / name).read_bytes(), 1) for name in mnist_files.HEADERS}
     broken: set[str] = set()
 
     class Handler(BaseHTTPRequestHandler):

@@ -14,8 +14,9 @@ import pytest
 from run_tools import Command, assert_same
 
 import fastsnn
-from fastsnn import checkpoint, data
+from fastsnn import checkpoint
 from fastsnn.errors import RunFolderError
+from fastsnn.sources import mnist
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
@@ -113,12 +114,12 @@ def test_fuzzed_data_files(tmp_path: Path, command: Command, monkeypatch: pytest
     original = original[:8] + bytes(byte % 10 for byte in original[8:])
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for other in data._HEADERS:
+    for other in mnist.HEADERS:
         (raw / other).touch()
-    monkeypatch.setattr(data, "_HEADERS", {name: data._HEADERS[name]})  # only this one is read
-    monkeypatch.setattr(data, "_MNIST_MD5", {name: md5(original).hexdigest()})
+    monkeypatch.setattr(mnist, "HEADERS", {name: mnist.HEADERS[name]})  # only this one is read
+    monkeypatch.setattr(mnist, "_MNIST_MD5", {name: md5(original).hexdigest()})
     (raw / name).write_bytes(original)
-    assert data._read(raw / name, "mnist").tobytes() == original[8:]
+    assert mnist.read(raw / name, "mnist").tobytes() == original[8:]
     for case in range(100):
         (raw / name).write_bytes(damaged(original, random.Random(case)))
         arguments = ["train", "--data-dir", tmp_path, "--dataset", ["mnist", "auto"][case % 2], "--backend", "torch"]

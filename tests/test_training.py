@@ -12,11 +12,11 @@ from run_tools import StopAfter, assert_same, assert_same_run, metrics, small
 
 import fastsnn
 from fastsnn import backends, checkpoint
+from fastsnn.errors import FastSNNError, Interrupted, TrainingDiverged
 from fastsnn.networks import network_of
 from fastsnn.training.autograd_step import AutogradStep
 from fastsnn.training.machine import cores
 from fastsnn.training.splits import permutation
-from fastsnn.errors import FastSNNError, Interrupted, TrainingDiverged
 
 PATHS = {
     "adam": {},
@@ -321,7 +321,10 @@ def test_other_errors_of_torch_are_not_called_memory(tmp_path: Path, monkeypatch
     ("options", "said"),
     [
         ({"step": "fused"}, "step fused does not cover this run: backend is torch"),
-        ({"backend": "numba", "step": "fused", "hidden": (5,)}, "the network is not one LinearLIF, and the fused step trains one layer"),
+        (
+            {"backend": "numba", "step": "fused", "hidden": (5,)},
+            "the network is not one LinearLIF, and the fused step trains one layer",
+        ),
         ({"amp": "bf16"}, "amp is bf16; allowed: off on cpu, which gains nothing from it"),
         ({"amp": "fp16", "backend": "numba"}, "amp is fp16; allowed: off on cpu"),
     ],

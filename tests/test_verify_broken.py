@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from fastsnn import backends, verify
 from fastsnn.backends import Backend
+from fastsnn.config import FitConfig
 from fastsnn.encoding import poisson_encode
 from fastsnn.kernels import reference
-from fastsnn.config import FitConfig
+from fastsnn.sources.images import DataSet, Images
 from fastsnn.training.autograd_step import AutogradStep
-from fastsnn.training.image_source import ImageSource
 from fastsnn.training.readouts import Objective
 from fastsnn.verify import CASES, Row, Target
 from fastsnn.verify.training import Network
@@ -314,7 +314,8 @@ class TorchRateStep:
         pass
 
     def _step(self, data: Any) -> AutogradStep:
-        source = ImageSource.of(*data, self.weight.shape[0])
+        images, labels = data
+        source = Images(DataSet("job", images, labels, images, labels, tuple(images.shape[1:]), len(self.weight)))
         config = FitConfig(T=self.T, seed=self.seed)
         return AutogradStep(self.network, source, self.optimizer, config, Objective(loss=self.loss))
 

@@ -1,15 +1,15 @@
 """The training step layer by layer, under autograd: any network, source, loss and optimizer, on any backend."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from fastsnn.config import FitConfig
+from fastsnn.config import DEFAULT_T, FitConfig
 from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.networks import accepted_input
-from fastsnn.sources import Batch, Source
+from fastsnn.sources import Batch, Source, StoredSource, batches
 from fastsnn.training.firing_rates import SpikeRecorder, rate_penalty
 from fastsnn.training.process_group import ProcessGroup
 from fastsnn.training.readouts import Objective, Outcome
@@ -25,14 +25,14 @@ class AutogradStep:
         network: from x [T, B, *shape] to the output [T, B, classes].
         source: the data, on the network's device.
         optimizer: over the network's parameters; None if nothing is trained.
-        config: T (the source's own time steps must be in it), seed, amp, clip_grad_norm and the bounds of firing rates.
+        config: seed, amp, clip_grad_norm and the bounds of firing rates.
         objective: readout and loss.
+        T: time steps per sample; default the source's own, else ``config.T``, else 100.
         scaler: of gradients, with amp fp16.
         group: the processes that share each batch.
     """
 
     name = "autograd"
-    batches_per_call = 1
 
     def __init__(
         self,
@@ -43,8 +43,13 @@ class AutogradStep:
         objective: Objective | None = None,
         scaler: torch.amp.GradScaler | None = None,
         group: ProcessGroup | None = None,
+        T: int | None = None,
     ) -> None:
         self.network, self.source, self.optimizer, self.config = network, source, optimizer, config
+        self.T = T or time_steps(source, config.T)
+        # Of data in the host's memory the next batch is copied meanwhile.
+        on_host = isinstance(source, StoredSource) and source.on_host("train")
+        self.batches_per_call = 16 if on_host else 1
         self.objective = objective or Objective()
         self.scaler, self.group = scaler, group or ProcessGroup()
         self._stateful = [module for module in network.modules() if callable(getattr(module, "reset", None))]
@@ -56,11 +61,15 @@ class AutogradStep:
         assert self.optimizer is not None
         self.network.train()
         results = []
-        for part, rate in zip(ids.split(batch_size), learning_rates, strict=True):
+        parts = ids.split(batch_size)
+        shards = [self.group.shard(part) for part in parts]
+        feed = self._batches("train", shards, epoch)
+        for part, own, rate in zip(parts, shards, learning_rates, strict=True):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
-            outcome, penalty = self._training_outcome(part, epoch)
+            batch = next(feed) if len(own) else None
+            outcome, penalty = self._training_outcome(batch, len(own) / len(part))
             self._backward(outcome.loss if penalty is None else outcome.loss + penalty)
             results.append(self._total(outcome))
         return stacked(results)
@@ -70,9 +79,11 @@ class AutogradStep:
         """Forward only, over the samples ``ids`` int64 [S] of ``split``."""
         self.network.eval()
         results = []
-        for part in ids.split(batch_size):
-            own = self.group.shard(part)
-            outcome = self._outcome(self._batch(split, own, 0), len(own) / len(part)) if len(own) else self._nothing()
+        parts = ids.split(batch_size)
+        shards = [self.group.shard(part) for part in parts]
+        feed = self._batches(split, shards, 0)
+        for part, own in zip(parts, shards, strict=True):
+            outcome = self._outcome(next(feed), len(own) / len(part)) if len(own) else self._nothing()
             results.append(self._total(outcome))
         return stacked(results)
 
@@ -81,8 +92,8 @@ class AutogradStep:
         """Scores of the classes fp32 [S, N] and the mean firing rate of each layer, [layers], over those samples."""
         self.network.eval()
         scores, rates, sizes = [], [], []
-        for part in ids.split(batch_size):
-            batch = self._batch(split, part, 0)
+        parts = ids.split(batch_size)
+        for part, batch in zip(parts, self._batches(split, parts, 0), strict=True):
             with SpikeRecorder(self.network) as recorder:
                 output = self._forward(batch)
             scores.append(self.objective.scores(output, batch.lengths))
@@ -94,12 +105,15 @@ class AutogradStep:
     def sync(self) -> None:
         """The tensors of network and optimizer are always current here."""
 
-    def _training_outcome(self, part: Tensor, epoch: int) -> tuple[Outcome, Tensor | None]:
+    def _batches(self, split: str, parts: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        """The batch of each part that isn't empty."""
+        ids = [part for part in parts if len(part)]
+        return batches(self.source, split, ids, self.T, seed=self.config.seed, epoch=epoch)
+
+    def _training_outcome(self, batch: Batch | None, share: float) -> tuple[Outcome, Tensor | None]:
         """This process's contribution to the batch's mean loss, and to its penalty."""
-        ids = self.group.shard(part)
-        if not len(ids):
+        if batch is None:
             return self._nothing(), None
-        batch, share = self._batch("train", ids, epoch), len(ids) / len(part)
         if not self._bounded:
             return self._outcome(batch, share), None
         with SpikeRecorder(self.network) as recorder:
@@ -120,9 +134,6 @@ class AutogradStep:
         if self.source.per_step:
             self.group.sum_(none.float())  # the others wait for it in _outcome
         return Outcome(zero, none, none.clone())
-
-    def _batch(self, split: str, ids: Tensor, epoch: int) -> Batch:
-        return self.source.batch(split, ids, self.config.T, seed=self.config.seed, epoch=epoch)
 
     def _forward(self, batch: Batch) -> Tensor:
         for module in self._stateful:
@@ -161,3 +172,12 @@ class AutogradStep:
         loss = outcome.loss.detach()
         self.group.sum_(loss, outcome.correct, outcome.counted)
         return loss, outcome.correct, outcome.counted
+
+
+def time_steps(source: Source, T: int | None) -> int:
+    """The number of time steps to train with; raises ValueError for one that the data don't have."""
+    if source.T is None:
+        return T or DEFAULT_T
+    if T is not None and T != source.T:
+        raise ValueError(f"T is {T}; allowed: {source.T}, the time steps of {source.name}")
+    return source.T

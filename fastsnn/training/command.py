@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastsnn import backends, checkpoint, data
-from fastsnn.config import Config, recorded_config
+from fastsnn import backends, checkpoint
+from fastsnn.config import Config
 from fastsnn.errors import RunFolderError
 from fastsnn.initial_weights import activity_of
 from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.networks import network_of
-from fastsnn.sources import Source
-from fastsnn.training import run_folder
+from fastsnn.option_values import assignment
+from fastsnn.sources import Source, names, open_source
+from fastsnn.training.autograd_step import time_steps
 from fastsnn.training.epoch_results import EpochResults
-from fastsnn.training.image_source import ImageSource
 from fastsnn.training.loop import EVALUATION_BATCH, History, TrainingLoop, backend_of, compilation_announced
 from fastsnn.training.machine import choose_device, cores, memory_explained, settings_kept, use_threads
 from fastsnn.training.process_group import ProcessGroup
 from fastsnn.training.readouts import SPIKING, objective_for
 from fastsnn.training.run_folder import Run
-from fastsnn.training.setup import Setup, time_steps
-from fastsnn.training.splits import split_source
+from fastsnn.training.setup import Setup
+from fastsnn.training.splits import first_samples, split_source
 from fastsnn.training.step import mean
 
 ACTIVITY_SAMPLES = 64
@@ -51,7 +51,7 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
             backend = backends.resolve(options.backend, device).name
             source = source_of(options, monitor)
             network = build_network(options, source, backend)
-            chosen = {"dataset": source.name, "backend": backend}
+            chosen = {"dataset": source.name if source.name in names() else options.dataset, "backend": backend}
             return TrainingLoop(run, network, source, device, monitor, group, chosen).run_epochs()
         finally:
             group.leave()
@@ -93,7 +93,7 @@ def evaluate(
             "run": str(run),
             "epoch": len(opened.history),
             "steps": opened.results.steps,
-            "T": setup.config.T,
+            "T": setup.T,
             "test_loss": loss,
             "test_accuracy": accuracy,
             "test_seconds": time.perf_counter() - started,
@@ -177,10 +177,11 @@ def _moved(config: Config, T: int | None, backend: str | None, device: str | Non
 
 def source_of(config: Config, monitor: Monitor) -> Source:
     """The data that ``config`` names."""
-    loaded = data.load(config.dataset, config.data_dir, monitor.message)
-    if loaded.note:
-        monitor.message(loaded.note)
-    return ImageSource(loaded.first(config.train_samples, config.test_samples))
+    given = dict(assignment(text) for text in config.dataset_args)
+    source = open_source(config.dataset, config.data_dir, config.T, config.encoder, say=monitor.message, **given)
+    if note := getattr(source, "note", ""):
+        monitor.message(note)
+    return first_samples(source, config.train_samples, config.test_samples)
 
 
 def build_network(config: Config, source: Source, backend: str) -> nn.Module:

@@ -1,7 +1,7 @@
 """The whole training step of a one-layer rate classifier on images, in a backend's fused kernels."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,18 +9,10 @@ from torch import Tensor, nn
 from fastsnn import backends
 from fastsnn.config import FitConfig
 from fastsnn.layers import LinearLIF
-from fastsnn.sources import Source
+from fastsnn.sources import Source, StoredSource
 from fastsnn.training.autograd_step import AutogradStep
 from fastsnn.training.readouts import Objective
 from fastsnn.training.step import StepResults
-
-
-@runtime_checkable
-class PoissonImages(Protocol):
-    """A source whose spikes are the Poisson code of images: the fused step draws the same ones by itself."""
-
-    def poisson_images(self, split: str) -> tuple[Tensor, Tensor] | None:
-        """Images uint8 [D, P] and labels int64 [D]; None if the spikes are made otherwise."""
 
 
 class FusedStep:
@@ -38,12 +30,13 @@ class FusedStep:
         optimizer: torch.optim.Optimizer | None,
         config: FitConfig,
         objective: Objective,
+        T: int,
     ) -> None:
         self.layer = single_layer(network)
         assert self.layer is not None
         device = self.layer.weight.device
         self.batches_per_call = 64 if device.type == "cuda" else 8
-        self.layered = AutogradStep(network, source, optimizer, config, objective)
+        self.layered = AutogradStep(network, source, optimizer, config, objective, T=T)
         self.optimizer = optimizer
         module = backends.resolve(self.layer.backend, device).rate_step
         assert module is not None
@@ -51,7 +44,7 @@ class FusedStep:
             self.layer.weight,
             self.layer.bias,
             optimizer,
-            T=config.T,
+            T=T,
             seed=config.seed,
             loss=objective.loss,
             **self.layer.neuron.options(),
@@ -59,8 +52,9 @@ class FusedStep:
         self._data = {}
         for split in ("train", "test") if optimizer is not None else ("test",):
             if source.size(split):
-                images, labels = poisson_images(source, split) or (None, None)
-                self._data[split] = self._kernels.prepare(images, labels), len(labels)  # type: ignore[arg-type]
+                found = poisson_images(source, split)
+                assert found is not None
+                self._data[split] = self._kernels.prepare(*found), len(found[1])
 
     def train(self, ids: Tensor, epoch: int, batch_size: int, learning_rates: Sequence[float]) -> StepResults:
         """Train on the samples ``ids`` int64 [S] of the training set; ``learning_rates`` has one entry per batch."""
@@ -98,8 +92,14 @@ def single_layer(network: nn.Module) -> LinearLIF | None:
 
 
 def poisson_images(source: Source, split: str) -> tuple[Tensor, Tensor] | None:
-    """Images and labels of ``split`` if the source's spikes are the Poisson code of images."""
-    return source.poisson_images(split) if isinstance(source, PoissonImages) else None
+    """Images uint8 [D, ...] and labels [D] of ``split`` if the source's spikes are their Poisson code.
+
+    The kernels draw the same spikes by themselves.
+    """
+    if not isinstance(source, StoredSource) or source.encoder != "poisson" or source.per_step or source.on_host(split):
+        return None
+    part = source.parts.get(split)
+    return (part.x, part.y) if part is not None and part.x.dtype == torch.uint8 else None
 
 
 def fused_refusal(
@@ -108,6 +108,7 @@ def fused_refusal(
     optimizer: torch.optim.Optimizer | None,
     config: FitConfig,
     objective: Objective,
+    T: int,
     device: torch.device,
     processes: int,
 ) -> str | None:
@@ -130,7 +131,7 @@ def fused_refusal(
     if images is None:
         return f"{source.name} is no set of Poisson coded images"
     reason: str | None = backend.rate_step.unsupported(
-        T=config.T,
+        T=T,
         classes=layer.out_features,
         pixels=layer.in_features,
         loss=objective.loss,

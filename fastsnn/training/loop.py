@@ -124,7 +124,7 @@ class TrainingLoop:
         threads = use_threads(config.threads, self.backend, run.checkpoint is not None)
         if config.deterministic:
             be_deterministic(device)
-        with memory_explained(device, f"lower --batch-size (now {config.batch_size}) or -T (now {config.T})"):
+        with memory_explained(device, f"lower --batch-size (now {config.batch_size}) or -T"):
             self.setup = Setup(network, source, config, device, monitor, group)
         self.parts = split_source(source, config.validation, config.seed)
         self.results = EpochResults()

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from fastsnn.config import FitConfig
-
-Value = float | bool | str | None | tuple[float, ...]
+from fastsnn.option_values import Value, assignment
 
 _UNFIT = ("optimizer", "lbfgs", "sparseadam")
 """The base class, one that calls the network itself, and one for sparse gradients."""
@@ -18,8 +17,8 @@ _OWN_OPTIONS = {"lr": "--lr", "momentum": "--momentum", "weight_decay": "--weigh
 def make_optimizer(config: FitConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer that ``config`` names.
 
-    Raises ValueError for a name that torch.optim does not have, an argument that the optimizer does not have, or a value
-    that it refuses.
+    Raises ValueError for a name that torch.optim does not have, an argument that the optimizer does not have, or a
+    value that it refuses.
     """
     kind = _kinds().get(config.optimizer.lower())
     if kind is None:
@@ -33,13 +32,15 @@ def make_optimizer(config: FitConfig, parameters: Iterable[nn.Parameter]) -> tor
             raise ValueError(f"weight_decay is {config.weight_decay}; allowed: none, for {config.optimizer} has none")
         options["weight_decay"] = config.weight_decay
     for text in config.optimizer_args:
-        name, _, value = (part.strip() for part in text.partition("="))
+        name, value = assignment(text)
         if name in _OWN_OPTIONS and (name != "momentum" or config.optimizer.lower() == "sgd"):
             raise ValueError(f"optimizer_args has {text!r}; allowed: the option {_OWN_OPTIONS[name]} instead")
         if name not in accepted or name == "params":
             allowed = ", ".join(key for key in accepted if key not in ("params", *_OWN_OPTIONS))
             raise ValueError(f"optimizer_args has {text!r}; allowed with {config.optimizer}: {allowed}")
-        options[name] = _value(text, value)
+        if isinstance(value, str):
+            raise ValueError(f"optimizer_args has {text!r}; allowed: numbers, true, false or none")
+        options[name] = value
     try:
         return kind(parameters, **options)
     except (TypeError, ValueError) as error:
@@ -54,18 +55,6 @@ def _kinds() -> dict[str, type[torch.optim.Optimizer]]:
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name.lower() not in _UNFIT:
             found[name.lower()] = kind
     return found
-
-
-def _value(text: str, value: str) -> Value:
-    """true, false, none, a number, or several with commas between."""
-    words: dict[str, Value] = {"true": True, "false": False, "none": None}
-    if value.lower() in words:
-        return words[value.lower()]
-    try:
-        numbers = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise ValueError(f"optimizer_args has {text!r}; allowed: numbers, true, false or none") from None
-    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _shown(options: dict[str, Value]) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor
 from fastsnn.encoding import poisson_encode
 from fastsnn.errors import DataUnavailable
 from fastsnn.sources import Batch
+from fastsnn.sources.store import STREAMS
 from fastsnn.training.command import TrainedRun
-from fastsnn.training.image_source import EVALUATION
 from fastsnn.training.loop import EVALUATION_BATCH
 from fastsnn.training.machine import memory_explained, settings_kept
 
@@ -59,8 +59,8 @@ def predict(
     Args:
         run: run folder.
         input_file: .npz with an array x (or a single one), or .npy: still samples [D, ...], uint8 or floating point in
-            [0, 1], which are Poisson coded as the test set is; or [D, T, ...], which is taken as it is. ``lengths`` [D],
-            if there, are the time steps that count.
+            [0, 1], which are Poisson coded as the test set is; or [D, T, ...], which is taken as it is. ``lengths``
+            [D], if there, are the time steps that count.
         T: time steps of still samples; default the run's.
         backend: default the run's.
         device: default the run's.
@@ -76,8 +76,7 @@ def predict(
         source = _ArraySource(arrays, opened.setup.source.shape, opened.setup.source.classes, str(input_file))
         step = opened.setup.layered
         step.source = source.to(opened.device)
-        if source.T is not None:
-            step.config = opened.config.__class__(**vars(opened.config) | {"T": source.T})
+        step.T = source.T or step.T
         with memory_explained(opened.device, "free some, or use another --device"):
             ids = torch.arange(source.size("test"), device=opened.device)
             scores, _ = step.outputs("test", ids, EVALUATION_BATCH)
@@ -136,7 +135,7 @@ class _ArraySource:
     def batch(self, split: str, ids: Tensor, T: int, *, seed: int = 0, epoch: int = 0) -> Batch:
         x, labels = self._x[ids], torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
         if self.T is None:
-            return Batch(poisson_encode(x, T, seed, epoch, EVALUATION, ids), labels)
+            return Batch(poisson_encode(x, T, seed, epoch, STREAMS["test"], ids), labels)
         lengths = None if self._lengths is None else self._lengths[ids]
         return Batch(x.float().movedim(1, 0), labels, lengths)
 

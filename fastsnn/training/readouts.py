@@ -136,7 +136,7 @@ def check_labels(output: Tensor, labels: Tensor) -> None:
 
 
 def objective_for(readout: str, loss: str, per_step: bool) -> Objective:
-    """Options with ``auto`` in them -> the objective; raises ValueError for a readout that labels per step don't fit."""
+    """Options with ``auto`` in them -> the objective; raises ValueError if the readout doesn't fit labels per step."""
     if readout == "auto":
         readout = "steps" if per_step else "rate"
     if per_step and readout != "steps":

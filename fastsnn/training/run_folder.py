@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 from torch import nn
@@ -22,6 +21,7 @@ from fastsnn.monitor import COLUMNS, EpochMetrics
 CHANGEABLE_ON_RESUME = ("epochs", "lr", "data_dir", *PLACE)
 LEFT_OPEN = {
     "dataset": "auto",
+    "T": None,
     "device": "auto",
     "backend": "auto",
     "step": "auto",
@@ -53,7 +53,7 @@ class Run:
 
         A folder that nobody named is called after the ``data`` and the time.
         """
-        path = config.out or Path("runs") / (config.name or f"{data}-{time.strftime('%Y%m%d-%H%M%S')}")
+        path = config.out or Path("runs") / (config.name or f"{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
         if not writable:
             return cls(path, config, None, writable)
         try:
@@ -170,10 +170,7 @@ class Run:
     def _recorded(self) -> dict[str, Any]:
         """The options that belong to the run, wherever it is put and from wherever it is resumed."""
         recorded = {name: value for name, value in self.config.to_dict().items() if name not in PLACE}
-        for name in ("data_dir", "network"):
-            if recorded.get(name) is not None:
-                recorded[name] = str(Path(recorded[name]).absolute())
-        return recorded if self.given is None else recorded | {"given": self.given}
+        return absolute(recorded) if self.given is None else absolute(recorded) | {"given": self.given}
 
     def _write(self, name: str, content: str | bytes | memoryview) -> None:
         path = self.path / name
@@ -218,14 +215,24 @@ def _make_folder(path: Path, exist_ok: bool) -> Path:
             new = path.with_name(f"{path.name}-{number}")
 
 
+def absolute(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose paths hold wherever the run is resumed from."""
+    paths = [name for name in ("data_dir", "network") if options.get(name) is not None]
+    if (
+        any(sign in options.get("dataset", "") for sign in ("/", "\\", ".np"))
+        or Path(options.get("dataset", "")).is_file()
+    ):
+        paths.append("dataset")
+    return options | {name: str(Path(options[name]).expanduser().absolute()) for name in paths}
+
+
 def _changed(config: FitConfig, changes: FitConfig) -> FitConfig:
     """``changes`` on top of a run's own options; raises ValueError for one that would change its results."""
-    before, after = config.to_dict(), changes.to_dict()
+    before, after = absolute(config.to_dict()), changes.to_dict()
     if type(changes) is not type(config):
         raise TypeError(f"config is a {type(changes).__name__}; allowed: a {type(config).__name__}, as the run's own")
     kept = {name: before[name] for name, value in LEFT_OPEN.items() if name in after and after[name] == value}
-    if after.get("network") is not None:
-        after["network"] = str(Path(after["network"]).absolute())
+    after = absolute(after)
     for name, value in (after | kept).items():
         if value != before[name] and name not in CHANGEABLE_ON_RESUME:
             raise ValueError(

@@ -1,6 +1,5 @@
 """What a step needs, made from a network, a source and options: objective, optimizer, scaler, and which step it is."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from fastsnn.monitor import Monitor
 from fastsnn.networks import accepted_input
 from fastsnn.sources import Source
 from fastsnn.training import run_folder
-from fastsnn.training.autograd_step import AutogradStep
+from fastsnn.training.autograd_step import AutogradStep, time_steps
 from fastsnn.training.fused_step import FusedStep, fused_refusal, single_layer
 from fastsnn.training.optimizer import make_optimizer
 from fastsnn.training.process_group import ProcessGroup
@@ -39,22 +38,22 @@ class Setup:
         trains: bool = True,
     ) -> None:
         self.monitor, self.group, self.device = monitor, group, device
-        self.config = replace(config, T=time_steps(source, config.T))
+        self.config, self.T = config, time_steps(source, config.T)
         self.objective = objective_for(config.readout, config.loss, source.per_step)
         self.source, self.network = source.to(device), network.to(device)
-        check_network(self.network, self.source, self.config.T)
+        check_network(self.network, self.source, self.T)
         # torch takes a second to make an optimizer: it imports its compiler for that.
         self.optimizer = make_optimizer(config, network.parameters()) if trains else None
         self.scaler = torch.amp.GradScaler(device.type) if config.amp == "fp16" else None
         self.layered = AutogradStep(
-            self.network, self.source, self.optimizer, self.config, self.objective, self.scaler, group
+            self.network, self.source, self.optimizer, self.config, self.objective, self.scaler, group, self.T
         )
 
     def choose_step(self) -> None:
         """The fused whole step if it covers this run, else the step under autograd; the option ``step`` may insist."""
         config = self.config
         refusal = fused_refusal(
-            self.network, self.source, self.optimizer, config, self.objective, self.device, self.group.size
+            self.network, self.source, self.optimizer, config, self.objective, self.T, self.device, self.group.size
         )
         if config.step == "fused" and refusal:
             raise ValueError(f"step fused does not cover this run: {refusal}; use --step auto")
@@ -63,11 +62,11 @@ class Setup:
                 self.monitor.message(f"training layer by layer: {refusal}")
             self.step = self.layered
         else:
-            self.step = FusedStep(self.network, self.source, self.optimizer, config, self.objective)
+            self.step = FusedStep(self.network, self.source, self.optimizer, config, self.objective, self.T)
 
     def chosen(self) -> dict[str, Any]:
         """Options that were left open, as they were chosen."""
-        return {"step": self.step.name, "readout": self.objective.readout, "loss": self.objective.loss}
+        return {"T": self.T, "step": self.step.name, "readout": self.objective.readout, "loss": self.objective.loss}
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Load a checkpoint; raises RunFolderError if it is of another network."""
@@ -86,15 +85,6 @@ class Setup:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
         }
-
-
-def time_steps(source: Source, T: int) -> int:
-    """The number of time steps to train with; raises ValueError for one that the data don't have."""
-    if source.T is None or T == source.T:
-        return T
-    if T != FitConfig.T:
-        raise ValueError(f"T is {T}; allowed: {source.T}, the time steps of {source.name}")
-    return source.T
 
 
 @torch.no_grad()

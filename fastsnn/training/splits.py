@@ -1,11 +1,13 @@
 """Which samples are trained on, which choose best.pt, and which are tested on; and the order of an epoch."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastsnn.sources import Source
+from fastsnn.sources import Source, StoredSource
+from fastsnn.sources.store import Part as StoredPart
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,24 @@ class Parts:
         found = self.validation or self.test
         assert found is not None
         return found
+
+
+def first_samples(source: Source, train_samples: int | None, test_samples: int | None) -> Source:
+    """The source with the first samples of its training and its test set alone; None keeps all."""
+    if train_samples is None and test_samples is None:
+        return source
+    if not isinstance(source, StoredSource):
+        raise ValueError(f"train_samples or test_samples is given; allowed: neither, for {source.name} can't be cut")
+    cut = copy(source)
+    limits = {"train": train_samples, "test": test_samples}
+    cut.parts = {split: _first(part, limits.get(split), source.encoder) for split, part in source.parts.items()}
+    return cut
+
+
+def _first(part: StoredPart, samples: int | None, encoder: str | None) -> StoredPart:
+    """The first samples of a stored part, whose axis of samples comes after that of time if there is no encoder."""
+    x = part.x[:samples] if encoder is not None else part.x[:, :samples]
+    return StoredPart(x, part.y[..., :samples], None if part.lengths is None else part.lengths[:samples])
 
 
 def split_source(source: Source, validation: float, seed: int) -> Parts:

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastsnn
-from fastsnn import checkpoint, data
+from fastsnn import checkpoint
 from fastsnn.config import FitConfig, recorded_config
 from fastsnn.kernels import contract, philox, reference
 from fastsnn.kernels.contract import Measurement
+from fastsnn.sources import images as data
+from fastsnn.sources.images import DataSet, Images
+from fastsnn.sources.store import STREAMS
 from fastsnn.training.autograd_step import AutogradStep
-from fastsnn.training.image_source import EVALUATION, TRAINING, ImageSource
 from fastsnn.training.readouts import Objective
 from fastsnn.verify.cases import Case, dyadic, generator
 from fastsnn.verify.layers import Target
@@ -43,7 +45,7 @@ class Network(nn.Linear):
                 self.bias.copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        spikes: Tensor = self.operator(x.to(self.weight.dtype), self.weight, self.bias, **self.neuron)[0]
+        spikes: Tensor = self.operator(x.flatten(2).to(self.weight.dtype), self.weight, self.bias, **self.neuron)[0]
         return spikes
 
 
@@ -159,7 +161,7 @@ class _Expected:
     """What a fused step must do, in float64: the reference with the spikes of exact currents, and torch's optimizer."""
 
     def __init__(self, case: Case, job: Job, ids: Tensor) -> None:
-        x, spikes = _exact_spikes(case, job, ids, EPOCH, TRAINING)
+        x, spikes = _exact_spikes(case, job, ids, EPOCH, STREAMS["train"])
         bias = None if job.bias is None else job.bias.double()
         self.before = job
         self.network = Network(job.weight.double(), bias, reference.linear_lif, case.neuron.options())
@@ -207,7 +209,7 @@ def _evaluation(case: Case, target: Target, job: Job) -> list[Measurement]:
     losses, correct = step.evaluate(evaluation, case.batch_size)
     parts = torch.arange(case.B).split(case.batch_size)
     expected = [
-        reference.rate_loss(_exact_spikes(case, job, ids, 0, EVALUATION)[1].double(), job.labels[ids], case.loss)
+        reference.rate_loss(_exact_spikes(case, job, ids, 0, STREAMS["test"])[1].double(), job.labels[ids], case.loss)
         for ids in parts
     ]
     wanted_losses, wanted_correct = (torch.stack(column) for column in zip(*expected, strict=True))
@@ -283,7 +285,7 @@ def _train_layered(
     case: Case, network: Network, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, order: Tensor
 ) -> Tensor:
     """The losses of training layer by layer, as ``fastsnn.train`` does it without a fused step."""
-    source = ImageSource.of(images, labels, case.N)
+    source = Images(DataSet("job", images, labels, images, labels, tuple(images.shape[1:]), case.N))
     step = AutogradStep(network, source, optimizer, FitConfig(T=case.T, seed=SEED), Objective(loss=case.loss))
     rates = [optimizer.param_groups[0]["lr"]] * -(-len(order) // case.batch_size)
     return step.train(order, EPOCH, case.batch_size, rates).losses
