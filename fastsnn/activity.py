@@ -91,9 +91,7 @@ class Recording:
     def layers(self) -> list[tuple[Tensor, Tensor | None]]:
         """Weight [N, K] and bias [N] of each layer."""
         if not self.is_linear:
-            raise FastSNNError(
-                f"{self.path} is not linear layers over Poisson coded images; allowed: --what curves"
-            )
+            raise FastSNNError(f"{self.path} is not linear layers over Poisson coded images; allowed: --what curves")
         model = self._model
         try:
             return [(model[f"{i}.weight"], model.get(f"{i}.bias")) for i in range(len(self.config.hidden) + 1)]

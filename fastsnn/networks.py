@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsnn.config import NetworkOptions
-from fastsnn.initial_weights import Activity, scale_weights
+from fastsnn.initial_weights import random_spikes, scale_weights
 from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.layers import LIF, LinearLIF
 from fastsnn.network_notation import BatchNorm, Convolution, Linear, Pooling, parse_network
@@ -35,16 +35,17 @@ class Layers(nn.Sequential):
         self.flat, self.description = flat, description
 
     def forward(self, x: Tensor | PackedSpikes) -> Tensor:
-        if isinstance(x, PackedSpikes):
-            # A linear layer may take them as they are; nothing else can.
-            if self.flat and isinstance(self[0], LinearLIF):
-                x = x._replace(words=x.words.flatten(2), carrier=None if x.carrier is None else x.carrier.flatten(2))
-            else:
-                x = x.unpack()
-        if isinstance(x, Tensor) and self.flat:
-            x = x.flatten(2)
-        output: Tensor = super().forward(x)
+        if isinstance(x, PackedSpikes) and not isinstance(self[0], (LinearLIF, TimeDistributed)):
+            x = x.unpack()
+        output: Tensor = super().forward(flattened(x) if self.flat else x)
         return output
+
+
+def flattened(x: Tensor | PackedSpikes) -> Tensor | PackedSpikes:
+    """[T, B, ...] -> [T, B, K]."""
+    if isinstance(x, Tensor):
+        return x.flatten(2)
+    return x._replace(words=x.words.flatten(2), carrier=None if x.carrier is None else x.carrier.flatten(2))
 
 
 class TimeDistributed(nn.Module):
@@ -120,7 +121,7 @@ def network_of(
     *,
     seed: int = 0,
     spiking_output: bool = True,
-    inputs: Activity | None = None,
+    inputs: Tensor | PackedSpikes | None = None,
 ) -> nn.Module:
     """The network that ``config`` describes, with initial weights drawn on the CPU from the seed.
 
@@ -131,7 +132,8 @@ def network_of(
         backend: of every layer of neurons.
         seed: of the initial weights; torch's own generator is left as it was.
         spiking_output: False for output neurons whose membrane potential is read.
-        inputs: how active the inputs are, which the first layer's weights are scaled by if there are hidden layers.
+        inputs: x [T, B, *shape] of some samples, by which the weights are scaled if there are hidden layers; default
+            random spikes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -142,8 +144,9 @@ def network_of(
         builder.add(parts)
         builder.output(classes, spiking_output)
         network = Layers(*builder.modules, flat=not builder.spatial, description=description_of(config, shape, classes))
-    if len(builder.weighted) > 1:
-        scale_weights(builder.weighted, config.neuron, inputs)
+    if parts:
+        x = random_spikes(shape) if inputs is None else inputs
+        scale_weights(network, x if builder.spatial else flattened(x))
     return network
 
 
@@ -167,8 +170,6 @@ class _Builder:
     def __init__(self, neuron: LIFParameters, bias: bool, backend: str, shape: tuple[int, ...]) -> None:
         self.neuron, self.bias, self.backend, self.shape = neuron, bias, backend, shape
         self.modules: list[nn.Module] = []
-        self.weighted: list[nn.Module] = []
-        """What sizes the currents: linear layers, convolutions, batch norms and average poolings, in order."""
         self.spatial = False
 
     def add(self, parts: Sequence[Linear | Convolution | Pooling | BatchNorm]) -> None:
@@ -187,13 +188,8 @@ class _Builder:
             self._linear(classes, normed=False)
             return
         self._flatten()
-        self._append(nn.Linear(self.shape[0], classes, self.bias), weighted=True)
-        self._append(LeakyIntegrator(self.neuron.tau, self.neuron.decay_input))
-
-    def _append(self, module: nn.Module, weighted: bool = False) -> None:
-        self.modules.append(module)
-        if weighted:
-            self.weighted.append(module.module if isinstance(module, TimeDistributed) else module)
+        self.modules.append(nn.Linear(self.shape[0], classes, self.bias))
+        self.modules.append(LeakyIntegrator(self.neuron.tau, self.neuron.decay_input))
 
     def _convolution(self, part: Convolution, normed: bool) -> None:
         if len(self.shape) != 3:
@@ -206,10 +202,10 @@ class _Builder:
         convolution = nn.Conv2d(
             channels, part.channels, part.kernel, part.stride, padding=part.kernel // 2, bias=self.bias
         )
-        self._append(TimeDistributed(convolution), weighted=True)
+        self.modules.append(TimeDistributed(convolution))
         if normed:
-            self._append(TimeDistributed(nn.BatchNorm2d(part.channels)), weighted=True)
-        self._append(SpatialLIF(self.neuron, self.backend))
+            self.modules.append(TimeDistributed(nn.BatchNorm2d(part.channels)))
+        self.modules.append(SpatialLIF(self.neuron, self.backend))
         sizes = [(size + 2 * (part.kernel // 2) - part.kernel) // part.stride + 1 for size in (height, width)]
         self._resize(part, part.channels, *sizes)
 
@@ -217,7 +213,7 @@ class _Builder:
         if not self.spatial:
             raise ValueError(f"net has the pooling {part} before any convolution; allowed: after one, as in 32c3-p2")
         pool = nn.AvgPool2d(part.size) if part.average else nn.MaxPool2d(part.size)
-        self._append(TimeDistributed(pool), weighted=part.average)
+        self.modules.append(TimeDistributed(pool))
         channels, height, width = self.shape
         self._resize(part, channels, height // part.size, width // part.size)
 
@@ -229,16 +225,16 @@ class _Builder:
     def _linear(self, size: int, normed: bool) -> None:
         self._flatten()
         if normed:
-            self._append(nn.Linear(self.shape[0], size, self.bias), weighted=True)
-            self._append(TimeDistributed(nn.BatchNorm1d(size)), weighted=True)
-            self._append(LIF(self.neuron, self.backend))
+            self.modules.append(nn.Linear(self.shape[0], size, self.bias))
+            self.modules.append(TimeDistributed(nn.BatchNorm1d(size)))
+            self.modules.append(LIF(self.neuron, self.backend))
         else:
-            self._append(LinearLIF(self.shape[0], size, self.bias, self.neuron, self.backend), weighted=True)
+            self.modules.append(LinearLIF(self.shape[0], size, self.bias, self.neuron, self.backend))
         self.shape = (size,)
 
     def _flatten(self) -> None:
         if self.spatial and len(self.shape) > 1:
-            self._append(nn.Flatten(2))
+            self.modules.append(nn.Flatten(2))
         self.shape = (math.prod(self.shape),)
 
 

@@ -94,7 +94,7 @@ FAILURES = [
     ("train --dataset digits --out full", "full is not empty", "--resume full", "--overwrite"),
     ("train --dataset mnist --data-dir none", "none", "--dataset digits"),
     ("train --dataset digits --device cuda:99", "cuda:99", "doctor"),
-    ("predict no --input file", "file can't be read as .npz or .npy", "expected an array x"),
+    ("predict no --input file", "file can't be read", "allowed: a .npz file with an array x"),
 ]
 
 

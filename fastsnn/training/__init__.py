@@ -2,6 +2,6 @@
 
 from fastsnn.training.command import evaluate, load, train
 from fastsnn.training.loop import History, fit
-from fastsnn.training.predict import Predictions, predict
+from fastsnn.training.predictions import Predictions, predict
 
 __all__ = ["History", "Predictions", "evaluate", "fit", "load", "predict", "train"]

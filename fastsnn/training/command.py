@@ -11,7 +11,7 @@ from torch import nn
 from fastsnn import backends, checkpoint
 from fastsnn.config import Config
 from fastsnn.errors import RunFolderError
-from fastsnn.initial_weights import activity_of
+from fastsnn.initial_weights import samples_to_look_at
 from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.networks import network_of
 from fastsnn.option_values import assignment
@@ -26,9 +26,6 @@ from fastsnn.training.run_folder import Run
 from fastsnn.training.setup import Setup
 from fastsnn.training.splits import first_samples, split_source
 from fastsnn.training.step import mean
-
-ACTIVITY_SAMPLES = 64
-"""Training samples whose activity the first layer's initial weights are scaled by."""
 
 
 def train(config: Config | None = None, *, resume: Path | None = None, monitor: Monitor | None = None) -> History:
@@ -189,9 +186,9 @@ def build_network(config: Config, source: Source, backend: str) -> nn.Module:
     objective = objective_for(config.readout, config.loss, source.per_step)
     inputs = None
     if (config.hidden or config.net) and source.size("train"):
-        ids = torch.arange(min(ACTIVITY_SAMPLES, source.size("train")))
         T = time_steps(source, config.T)
-        inputs = activity_of(source.batch("train", ids, T, seed=config.seed).x)
+        ids = torch.arange(min(samples_to_look_at(source.shape, T), source.size("train")))
+        inputs = source.batch("train", ids, T, seed=config.seed).x
     return network_of(
         config,
         source.shape,

@@ -64,7 +64,8 @@ class FusedStep:
         changing = len(set(learning_rates)) > 1
         self._kernels.parameters.learning_rates = learning_rates if changing else None
         data, _ = self._data["train"]
-        return self._results(*self._kernels.train(data, ids, epoch, batch_size), len(ids), batch_size)
+        losses, correct = self._kernels.train(data, ids, epoch, batch_size)
+        return self._results(losses, correct, len(ids), batch_size)
 
     def evaluate(self, split: str, ids: Tensor, batch_size: int) -> StepResults:
         """Forward only, over the samples ``ids`` int64 [S] of ``split``."""
@@ -72,7 +73,8 @@ class FusedStep:
         if split == "train" or len(ids) != size:
             self.sync()
             return self.layered.evaluate(split, ids, batch_size)
-        return self._results(*self._kernels.evaluate(data, batch_size), size, batch_size)
+        losses, correct = self._kernels.evaluate(data, batch_size)
+        return self._results(losses, correct, size, batch_size)
 
     def sync(self) -> None:
         """Bring the tensors of network and optimizer up to date."""

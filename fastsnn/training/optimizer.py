@@ -1,7 +1,7 @@
 """Any optimizer of torch.optim, by name and with its own arguments."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -48,9 +48,9 @@ def make_optimizer(config: FitConfig, parameters: Iterable[nn.Parameter]) -> tor
         raise ValueError(f"optimizer {config.optimizer} refuses {_shown(options)}: {reason}") from error
 
 
-def _kinds() -> dict[str, type[torch.optim.Optimizer]]:
+def _kinds() -> dict[str, Callable[..., torch.optim.Optimizer]]:
     """Name in lower case -> class."""
-    found = {}
+    found: dict[str, Callable[..., torch.optim.Optimizer]] = {}
     for name, kind in vars(torch.optim).items():
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name.lower() not in _UNFIT:
             found[name.lower()] = kind

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastsnn.encoding import poisson_encode
-from fastsnn.errors import DataUnavailable
 from fastsnn.sources import Batch
+from fastsnn.sources.files import read_arrays
 from fastsnn.sources.store import STREAMS
 from fastsnn.training.command import TrainedRun
 from fastsnn.training.loop import EVALUATION_BATCH
@@ -86,15 +85,7 @@ def predict(
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """x, and lengths if there are some."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:150]
-        raise DataUnavailable(f"{path} can't be read as .npz or .npy ({reason}); expected an array x") from error
+    arrays = read_arrays(path, "allowed: a .npz file with an array x, or a .npy file")
     if "x" not in arrays and len(arrays) == 1:
         (arrays["x"],) = arrays.values()
     if "x" not in arrays:
