@@ -35,7 +35,7 @@ def curves(recordings: Sequence[Recording], figure: Canvas) -> None:
     axes = figure.subplots(1, 2)
     losses = sorted({recording.config.loss for recording in recordings})
     last = max([1, *(len(recording.history) for recording in recordings)])
-    for ax, quantity, unit in zip(axes, ("loss", "accuracy"), (", ".join(losses), "% of images"), strict=True):
+    for ax, quantity, unit in zip(axes, ("loss", "accuracy"), (", ".join(losses), "% of samples"), strict=True):
         for i, recording in enumerate(recordings):
             epochs = [row.epoch for row in recording.history]
             for part, style in (("train", "--"), ("test", "-")):

@@ -19,7 +19,7 @@ class EpochMetrics:
     train_seconds: float
     test_seconds: float
     """Seconds of the evaluation after the epoch, on the validation or the test set."""
-    images_per_second: float
+    samples_per_second: float
     """Training samples per second."""
     validation_loss: float | None = None
     """None without a validation set."""
@@ -71,11 +71,11 @@ class Monitor:
     def message(self, text: str) -> None:
         """One line worth knowing: a choice that was made, a compilation that takes a while."""
 
-    def start(self, run: Path, images: int, epochs: int, done: int) -> None:
-        """Training begins: images per epoch, epochs in all, epochs done before."""
+    def start(self, run: Path, samples: int, epochs: int, done: int) -> None:
+        """Training begins: samples per epoch, epochs in all, epochs done before."""
 
-    def batches(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
-        """Images of this epoch so far, and their mean loss and accuracy."""
+    def batches(self, epoch: int, samples: int, loss: float, accuracy: float) -> None:
+        """Samples of this epoch so far, and their mean loss and accuracy."""
 
     def epoch(self, metrics: EpochMetrics) -> None:
         """An epoch ended and is saved."""
@@ -98,13 +98,13 @@ class Monitors(Monitor):
         for monitor in self.monitors:
             monitor.message(text)
 
-    def start(self, run: Path, images: int, epochs: int, done: int) -> None:
+    def start(self, run: Path, samples: int, epochs: int, done: int) -> None:
         for monitor in self.monitors:
-            monitor.start(run, images, epochs, done)
+            monitor.start(run, samples, epochs, done)
 
-    def batches(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
+    def batches(self, epoch: int, samples: int, loss: float, accuracy: float) -> None:
         for monitor in self.monitors:
-            monitor.batches(epoch, images, loss, accuracy)
+            monitor.batches(epoch, samples, loss, accuracy)
 
     def epoch(self, metrics: EpochMetrics) -> None:
         for monitor in self.monitors:

@@ -210,11 +210,11 @@ def test_plain_lines_where_there_is_no_terminal(command: Command, tmp_path: Path
     assert (code, stderr) == (0, "")
     what, folder, *epochs, best = stdout.splitlines()
     assert what == "digits, 64 -> 10 LIF neurons, T=4: backend torch, autograd step, on cpu (1 threads)"
-    assert folder == f"run folder {run}: epochs 1 to 2, 70 images each"
+    assert folder == f"run folder {run}: epochs 1 to 2, 70 samples each"
     assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
     for line, row in zip(epochs, metrics(run), strict=True):
         assert f"test loss {float(row['test_loss']):.5f}" in line
-        assert "images/s" in line
+        assert "samples/s" in line
     assert best.startswith("best test accuracy ")
     assert "chosen on the test set; --validation 0.1 holds out training samples" in best
     assert best.endswith(f"; saved in {run}")

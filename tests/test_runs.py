@@ -20,7 +20,7 @@ def test_files_of_a_run(run: Path) -> None:
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
     header, *lines = (run / "metrics.csv").read_text().splitlines()
     assert header == (
-        "epoch,train_loss,train_accuracy,test_loss,test_accuracy,train_seconds,test_seconds,images_per_second,"
+        "epoch,train_loss,train_accuracy,test_loss,test_accuracy,train_seconds,test_seconds,samples_per_second,"
         "firing_rate_1"
     )
     assert [line.count(",") for line in lines] == [8, 8]

@@ -47,7 +47,7 @@ class History:
     device: str
     """cpu or cuda:N."""
     epochs: list[EpochMetrics] = field(default_factory=list)
-    """A line of metrics.csv for each epoch: losses, accuracies from 0 to 1, seconds, images per second."""
+    """A line of metrics.csv for each epoch: losses, accuracies from 0 to 1, seconds, samples per second."""
 
     @property
     def best(self) -> EpochMetrics:
@@ -257,7 +257,7 @@ class TrainingLoop:
         if self.folder.given is not None:
             command = f"fastsnn.fit(network, source, resume={str(self.folder.path)!r})"
         raise Interrupted(
-            f"stopped in epoch {self.results.epoch} after {position:,} images and saved; go on with: {command}",
+            f"stopped in epoch {self.results.epoch} after {position:,} samples and saved; go on with: {command}",
             stop_signal,
         )
 
