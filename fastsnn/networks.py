@@ -143,18 +143,23 @@ def network_of(
         parts = parse_network(config.net, "net") if config.net else [Linear(size) for size in config.hidden]
         builder.add(parts)
         builder.output(classes, spiking_output)
-        network = Layers(*builder.modules, flat=not builder.spatial, description=description_of(config, shape, classes))
+        network = Layers(
+            *builder.modules,
+            flat=not builder.spatial,
+            description=description_of(config, shape, classes, spiking_output),
+        )
     if parts:
         x = random_spikes(shape) if inputs is None else inputs
         scale_weights(network, x if builder.spatial else flattened(x))
     return network
 
 
-def description_of(config: NetworkOptions, shape: Sequence[int], classes: int) -> str:
+def description_of(config: NetworkOptions, shape: Sequence[int], classes: int, spiking_output: bool) -> str:
     """64 -> 100 -> 10 LIF neurons; or the network in the notation of papers."""
+    neurons = "LIF neurons" if spiking_output else "LIF neurons, the last ones leaky integrators"
     if config.net:
-        return f"{config.net}-{classes} of {' x '.join(map(str, shape))}, LIF neurons"
-    return " -> ".join(map(str, [math.prod(shape), *config.hidden, classes])) + " LIF neurons"
+        return f"{' x '.join(map(str, shape))} -> {config.net}-{classes}, {neurons}"
+    return " -> ".join(map(str, [math.prod(shape), *config.hidden, classes])) + f" {neurons}"
 
 
 def accepted_input(network: nn.Module, x: Tensor | PackedSpikes) -> Tensor | PackedSpikes:

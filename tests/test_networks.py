@@ -255,3 +255,12 @@ def test_the_seed_draws_the_weights_of_a_network_of_ones_own(file: Path) -> None
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
     assert isinstance(network_from_file(f"{file}:own", (1, 8, 8), 10), nn.Sequential)
+
+
+def test_rare_inputs_start_with_half_of_what_is_possible() -> None:
+    """One input that spikes at every twentieth step: no weight makes a neuron fire at every tenth."""
+    x = torch.zeros(100, 3, 1)
+    x[::20] = 1
+    layer = LinearLIF(1, 50, bias=False)
+    scale_weights([layer], x)
+    assert 0.005 < layer(x).mean().item() < 0.03
