@@ -5,9 +5,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,8 +16,9 @@ from cyclopts import App, Parameter
 import fastsnn
 from fastsnn.config import Config, read_yaml, recorded_config
 from fastsnn.errors import Interrupted
+from fastsnn.inspection_commands import doctor, plot_runs, report_run, verify
 from fastsnn.option_values import OptionalInteger
-from fastsnn.terminal import NO_READER, Output, TerminalMonitor
+from fastsnn.terminal import FAILURE, NO_READER, TerminalMonitor, errors, output
 
 app = App(
     name="fastsnn",
@@ -28,10 +28,12 @@ app = App(
 )
 app.register_install_completion_command()
 
-output = Output(highlight=False, soft_wrap=True)
-errors = Output(stderr=True, highlight=False, soft_wrap=True)
+app.command(verify)
+app.command(doctor)
+app.command(plot_runs, name="plot")
+app.command(report_run, name="report")
 
-USAGE_ERROR, FAILURE = 2, 1
+USAGE_ERROR = 2
 
 # SpikingJelly's scripts spell their options with one dash.
 _SPIKINGJELLY = {
@@ -46,11 +48,6 @@ _SPIKINGJELLY = {
     "-epochs": "--epochs",
     "-device": "--device",
 }
-
-
-def _names(type_: Any, tokens: Sequence[cyclopts.Token]) -> list[str]:
-    """curves,rates -> ["curves", "rates"]."""
-    return [name for token in tokens for name in token.value.split(",") if name]
 
 
 @app.command
@@ -187,135 +184,6 @@ def predict(
         out.write_text(text, encoding="utf-8")
     else:
         output.out(text, end="")
-
-
-@app.command
-def verify(
-    *,
-    backend: Literal["torch", "cupy", "triton", "numba"] | None = None,
-    device: str | None = None,
-    quick: Annotated[bool, Parameter(negative=())] = False,
-    case: str | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-) -> None:
-    """Show that every backend of this machine computes the same thing as eager PyTorch.
-
-    Parameters
-    ----------
-    backend
-        Verify this one alone; default all that run here.
-    device
-        cpu, cuda or cuda:N; default the CPU and the first GPU.
-    quick
-        Run a part of the cases.
-    case
-        Run one case alone, by the name that a failure shows.
-    json_file
-        Write what was found to this file, in the form that docs/gpus keeps.
-    """
-    from fastsnn import tables
-    from fastsnn import verify as harness
-
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ValueError(f"json is {json_file}; allowed: a file in a folder that exists")
-    with output.status("") as status:
-        report = harness.verify(
-            backend, device, quick, case, lambda row: status.update(f"{row.backend} on {row.device}: {row.group}")
-        )
-    tables.verification(output, report, with_traceback=case is not None)
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-    if not report.ok:
-        sys.exit(FAILURE)
-
-
-@app.command
-def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
-    """Show what this machine has, which backends run on it, and the line to run for what is wrong.
-
-    Parameters
-    ----------
-    as_json
-        Print the findings as JSON.
-    """
-    from fastsnn import tables
-    from fastsnn.doctor import diagnose
-    from fastsnn.environment import read_environment
-
-    rows = diagnose(read_environment())
-    if as_json:
-        output.out(json.dumps([asdict(row) for row in rows], indent=1))
-    else:
-        tables.diagnosis(output, rows)
-    if any(row.verdict == "problem" for row in rows):
-        sys.exit(FAILURE)
-
-
-@app.command(name="plot")
-def plot_runs(
-    *runs: Path,
-    what: Annotated[list[str] | None, Parameter(negative=(), converter=_names)] = None,
-    sample: int = 0,
-    out: Path | None = None,
-    format: Literal["png", "svg", "pdf"] = "png",
-    data_dir: Path | None = None,
-    show: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
-    """Draw what a run learnt and how its neurons fire, or the training curves of several runs in one figure.
-
-    Parameters
-    ----------
-    runs
-        Run folders.
-    what
-        Figures, as in curves,rates: summary, curves, rates, membrane, traces, raster, weights, confusion, mistakes;
-        default all, and curves for several runs.
-    sample
-        Number of the test image that rates, membrane, traces and raster show.
-    out
-        Folder for the files; default plots in the run folder, and the current folder for several runs.
-    format
-        Format of the files.
-    data_dir
-        Folder of the data sets; default the run's.
-    show
-        Open a window for each figure as well.
-    """
-    from fastsnn import plot
-
-    with output.status("computing and drawing"):
-        files = plot.draw(runs, what, sample=sample, out=out, format=format, data_dir=data_dir, show=show)
-    for file in files:
-        output.print(str(file), markup=False, emoji=False)
-
-
-@app.command(name="report")
-def report_run(
-    run: Path,
-    /,
-    *,
-    sample: int = 0,
-    out: Path | None = None,
-    data_dir: Path | None = None,
-) -> None:
-    """Write one HTML file about a run: figures, numbers, options, and a spike raster to move through in time.
-
-    Parameters
-    ----------
-    run
-        Run folder.
-    sample
-        Number of the test image whose spikes are shown.
-    out
-        The file; default report.html in the run folder.
-    data_dir
-        Folder of the data sets; default the run's.
-    """
-    from fastsnn.report import write_report
-
-    with output.status("computing and drawing"):
-        file = write_report(run, sample=sample, out=out, data_dir=data_dir)
-    output.print(str(file), markup=False, emoji=False)
 
 
 def _plot_after_training(run: Path) -> None:

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from fastsnn.errors import Interrupted
 from fastsnn.monitor import EpochMetrics, Monitor
 
+FAILURE = 1
+"""Exit code of what fails, but for wrong usage."""
 SHOW_CURSOR = b"\x1b[?25h\n"
 NO_READER = 13
 """The number of SIGPIPE, which Windows lacks."""
@@ -29,6 +31,10 @@ class Output(Console):
         """Write no more, nor what is still in the buffer when the process ends."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+output = Output(highlight=False, soft_wrap=True)
+errors = Output(stderr=True, highlight=False, soft_wrap=True)
 
 
 class TerminalMonitor(Monitor):
@@ -106,7 +112,8 @@ class TerminalMonitor(Monitor):
             f"epoch {metrics.epoch:>{len(str(self.epochs))}}/{self.epochs}"
             f"  train loss {metrics.train_loss:.5f}  accuracy {metrics.train_accuracy:.2%}"
             f"  {metrics.held_out} loss {metrics.loss:.5f}  accuracy {metrics.accuracy:.2%}"
-            f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s  {metrics.samples_per_second:,.0f} samples/s"
+            f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s"
+            f"  {metrics.samples_per_second:,.0f} samples/s"
         )
 
     def tested(self, metrics: EpochMetrics) -> None:
