@@ -15,7 +15,7 @@ from bench.race import Session
 from bench.results import FOLDER, Results, load
 from fastsnn import backends
 from fastsnn.sources import images as data
-from fastsnn.training import cores
+from fastsnn.training.machine import cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -24,7 +24,7 @@ from bench.cases import EPOCH_STEPS, Case
 from bench.peers import remote
 from bench.race import OursFailedError, Session
 from bench.results import Row
-from fastsnn.training import cores
+from fastsnn.training.machine import cores
 
 TARGET = {"mnist": 0.92, "digits": 0.0}
 """Test accuracy to reach; digits only shows that this runs."""

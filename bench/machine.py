@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from bench.works import synchronize
-from fastsnn import runs
-from fastsnn.training import cores
+from fastsnn import versions
+from fastsnn.training.machine import cores
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def device_name(device: torch.device) -> str:
     """NVIDIA H200, or AMD EPYC, 2 cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{runs.cpu_name()}, {cores()} cores"
+    return f"{versions.cpu_name()}, {cores()} cores"
 
 
 def slug(name: str) -> str:
@@ -36,7 +36,7 @@ def describe(device: torch.device, quick: bool) -> dict[str, Any]:
     machine: dict[str, Any] = {
         "device": device_name(device),
         "kind": device.type,
-        "cpu": runs.cpu_name(),
+        "cpu": versions.cpu_name(),
         "cores": cores(),
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -58,7 +58,7 @@ def environment() -> dict[str, str]:
     """Versions of what runs, and the commit (with + where tracked files differ from it)."""
     commit = _output("git", "rev-parse", "--short=10", "HEAD") or os.environ.get("FASTSNN_COMMIT", "unknown")
     changed = "+" if _output("git", "status", "--porcelain", "--untracked-files=no") else ""
-    return {"commit": commit + changed} | runs.versions()
+    return {"commit": commit + changed} | versions.versions()
 
 
 def peak_bandwidth(device: torch.device, quick: bool = False) -> float:

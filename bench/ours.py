@@ -12,7 +12,10 @@ from bench import works
 from bench.cases import LEARNING_RATE, NEURON, Case
 from bench.works import Outputs, Peer, Work
 from fastsnn import backends
-from fastsnn.steps import AutogradStep
+from fastsnn.config import FitConfig
+from fastsnn.networks import Layers
+from fastsnn.sources.images import DataSet, Images
+from fastsnn.training.autograd_step import AutogradStep
 
 NAMES = tuple(f"fastsnn-{name}" for name in backends.NAMES if name != "cupy")
 _DOUBLING = 2.0**16
@@ -42,8 +45,8 @@ class Ours(Peer):
         return fastsnn.lif(current, backend=self.backend)[0]
 
     def network(self, weights: list[Tensor]) -> nn.Module:
-        layers = nn.Sequential(
-            *(fastsnn.LinearLIF(w.shape[1], w.shape[0], bias=False, backend=self.backend) for w in weights)
+        layers = Layers(
+            *(fastsnn.LinearLIF(w.shape[1], w.shape[0], bias=False, backend=self.backend) for w in weights), flat=True
         )
         layers.load_state_dict({f"{i}.weight": weight for i, weight in enumerate(weights)})
         return layers
@@ -62,14 +65,16 @@ class Training(works.TrainingWork):
 
     def build(self) -> None:
         self.network, self.optimizer = self._start(self.x)
-        self.step = AutogradStep(self.network, self.optimizer, T=self.case.T, seed=0, loss="mse")
-        self.data = self.step.prepare(self.x["images"], self.x["labels"])
+        images, labels = self.x["images"], self.x["labels"]
+        source = Images(DataSet("bench", images, labels, images, labels, tuple(images.shape[1:])))
+        self.step: Any = AutogradStep(self.network, source.to(self.device), self.optimizer, FitConfig(T=self.case.T))
         self.order = torch.arange(len(self.x["images"]), device=self.device)
+        self.rates = [LEARNING_RATE] * -(-len(self.order) // self.case.B)
         self.epoch = 0
 
     def compute(self) -> None:
         self.epoch += 1
-        self.step.train(self.data, self.order, self.epoch, self.case.B)
+        self.step.train(self.order, self.epoch, self.case.B, self.rates)
 
 
 class FusedTraining(Training):
@@ -81,6 +86,10 @@ class FusedTraining(Training):
         self.data = self.step.prepare(self.x["images"], self.x["labels"])
         self.order = torch.arange(len(self.x["images"]), device=self.device)
         self.epoch = 0
+
+    def compute(self) -> None:
+        self.epoch += 1
+        self.step.train(self.data, self.order, self.epoch, self.case.B)
 
     def outputs(self, x: dict[str, Tensor]) -> Outputs:
         """The step's gradient, from the weights that SGD moves; Adam's weights; and the loss of each sample.

@@ -18,7 +18,7 @@ from bench.cases import Case
 from bench.gate import Gate
 from bench.results import Results, Row, shares
 from bench.works import Work
-from fastsnn.training import cores
+from fastsnn.training.machine import cores
 
 
 class OursFailedError(AssertionError):

@@ -47,7 +47,9 @@ def _signature(name: str, thing: object) -> str:
 
 def _fields(thing: object) -> list[str]:
     """A table of a dataclass's fields, with the docstring that follows each in the source."""
-    source = inspect.getsource(thing)  # type: ignore[arg-type]
+    assert isinstance(thing, type)
+    classes = [base for base in thing.__mro__ if dataclasses.is_dataclass(base)]
+    source = "\n".join(inspect.getsource(base) for base in classes)
     rows = ["| field | default | |", "| --- | --- | --- |"]
     for field in dataclasses.fields(thing):  # type: ignore[arg-type]
         match = re.search(rf'^    {field.name}: .*?(?:\n    """(.+?)"""|\n    \w)', source, re.DOTALL | re.MULTILINE)

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastsnn.config import Config
+    from fastsnn.config import Config, FitConfig
     from fastsnn.conversion import Replacement, accelerate
     from fastsnn.encoding import direct_encode, latency_encode, poisson_encode
     from fastsnn.errors import FastSNNError
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from fastsnn.kernels.neurons import ALIF, IF, LI, LIF, PLIF, AdLIF, CuBaLIF, Neuron, SEAdLIF
     from fastsnn.kernels.packed import PackedSpikes
     from fastsnn.monitor import Monitor
+    from fastsnn.networks import TimeDistributed
     from fastsnn.nn import LinearLIF, Recurrent, Spiking
-    from fastsnn.training import History, evaluate, train
+    from fastsnn.training import History, Predictions, evaluate, fit, load, predict, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,28 +27,34 @@ __all__ = [
     "Config",
     "CuBaLIF",
     "FastSNNError",
+    "FitConfig",
     "History",
     "LinearLIF",
     "Monitor",
     "Neuron",
     "PackedSpikes",
+    "Predictions",
     "Recurrent",
     "Replacement",
     "SEAdLIF",
     "Spiking",
+    "TimeDistributed",
     "accelerate",
     "direct_encode",
     "evaluate",
+    "fit",
     "latency_encode",
     "linear",
+    "load",
     "poisson_encode",
+    "predict",
     "recurrent",
     "scan",
     "train",
 ]
 
 _MODULES = {
-    "config": ("Config",),
+    "config": ("Config", "FitConfig"),
     "conversion": ("Replacement", "accelerate"),
     "encoding": ("direct_encode", "latency_encode", "poisson_encode"),
     "errors": ("FastSNNError",),
@@ -56,7 +63,8 @@ _MODULES = {
     "kernels.neurons": ("ALIF", "AdLIF", "CuBaLIF", "IF", "LI", "LIF", "Neuron", "PLIF", "SEAdLIF"),
     "monitor": ("Monitor",),
     "nn": ("LinearLIF", "Recurrent", "Spiking"),
-    "training": ("History", "evaluate", "train"),
+    "networks": ("TimeDistributed",),
+    "training": ("History", "Predictions", "evaluate", "fit", "load", "predict", "train"),
 }
 
 

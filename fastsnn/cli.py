@@ -6,9 +6,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,8 +18,10 @@ import fastsnn
 from fastsnn import settings
 from fastsnn.config import Config, recorded_config
 from fastsnn.errors import Interrupted
+from fastsnn.inspection_commands import doctor, plot_runs, report_run, verify
+from fastsnn.option_values import OptionalInteger
 from fastsnn.options import read_yaml
-from fastsnn.terminal import NO_READER, HelpConsole, Output, TerminalMonitor
+from fastsnn.terminal import FAILURE, NO_READER, HelpConsole, TerminalMonitor, errors, output
 from fastsnn.text import printable
 
 app = App(
@@ -32,10 +33,12 @@ app = App(
 )
 app.register_install_completion_command()
 
-output = Output(highlight=False, soft_wrap=True)
-errors = Output(stderr=True, highlight=False, soft_wrap=True)
+app.command(verify)
+app.command(doctor)
+app.command(plot_runs, name="plot")
+app.command(report_run, name="report")
 
-USAGE_ERROR, FAILURE = 2, 1
+USAGE_ERROR = 2
 
 # SpikingJelly's scripts spell their options with one dash.
 _SPIKINGJELLY = {
@@ -50,11 +53,6 @@ _SPIKINGJELLY = {
     "-epochs": "--epochs",
     "-device": "--device",
 }
-
-
-def _names(type_: Any, tokens: Sequence[cyclopts.Token]) -> list[str]:
-    """curves,rates -> ["curves", "rates"]."""
-    return [name for token in tokens for name in token.value.split(",") if name]
 
 
 @app.command
@@ -85,9 +83,7 @@ def train(
         output.quiet = True  # one process of a torchrun speaks
     with TerminalMonitor(output) as monitor:
         history = fastsnn.train(config, resume=resume, monitor=monitor)
-    best = max(history.epochs, key=lambda row: (row.test_accuracy, row.epoch))
-    text = f"best test accuracy {best.test_accuracy:.2%} (epoch {best.epoch}); saved in {history.run}"
-    output.print(text, markup=False, emoji=False)
+    output.print(f"{_result(history)}; saved in {history.run}", markup=False, emoji=False)
     if plot and not output.quiet:
         _plot_after_training(history.run)
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -96,14 +92,26 @@ def train(
         os._exit(0)
 
 
+def _result(history: "fastsnn.History") -> str:
+    """How good the run is, and what best.pt was chosen by."""
+    best = history.best
+    if best.held_out == "test":
+        chosen = "chosen on the test set; --validation 0.1 holds out training samples for that"
+        return f"best test accuracy {best.accuracy:.2%} (epoch {best.epoch}, {chosen})"
+    tested = "no test set" if best.test_accuracy is None else f"test accuracy {best.test_accuracy:.2%}"
+    return f"{tested}; best validation accuracy {best.accuracy:.2%} (epoch {best.epoch})"
+
+
 @app.command(name="eval")
 def evaluate(
     run: Path,
     /,
     *,
+    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None,
     backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
     device: str | None = None,
     data_dir: Path | None = None,
+    best: Annotated[bool, Parameter(negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Loss and accuracy of a run's last checkpoint on the test set.
@@ -112,17 +120,21 @@ def evaluate(
     ----------
     run
         Run folder.
+    T
+        Time steps per sample; default the run's.
     backend
         Implementation; default the one that the run was trained with.
     device
         cpu, cuda or cuda:N; default the run's.
     data_dir
         Folder of the data sets; default the run's.
+    best
+        Evaluate best.pt instead.
     as_json
         Print one JSON object.
     """
     with output.status("evaluating"):
-        result = fastsnn.evaluate(run, backend=backend, device=device, data_dir=data_dir)
+        result = fastsnn.evaluate(run, T=T, backend=backend, device=device, data_dir=data_dir, best=best)
     if as_json:
         output.out(json.dumps(result))
         return
@@ -134,141 +146,49 @@ def evaluate(
 
 
 @app.command
-def verify(
-    *,
-    backend: Literal["torch", "cupy", "triton", "numba"] | None = None,
-    device: str | None = None,
-    quick: Annotated[bool, Parameter(negative=())] = False,
-    case: str | None = None,
-    neuron: str | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
-) -> None:
-    """Show that every backend of this machine computes the same thing as eager PyTorch.
-
-    Parameters
-    ----------
-    backend
-        Verify this one alone; default all that run here.
-    device
-        cpu, cuda or cuda:N; default the CPU and the first GPU.
-    quick
-        Run a part of the cases.
-    case
-        Run one case alone, by the name that a failure shows.
-    neuron
-        Verify this neuron alone, as module:Class, file.py:Class or "plif(tau=3)"; a gradient that it brings is compared
-        with the one of its step.
-    json_file
-        Write what was found to this file, in the form that docs/gpus keeps.
-    """
-    from fastsnn import tables
-    from fastsnn import verify as harness
-
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ValueError(f"json is {json_file}; allowed: a file in a folder that exists")
-    with output.status("") as status:
-        report = harness.verify(
-            backend,
-            device,
-            quick,
-            case,
-            lambda row: status.update(f"{row.backend} on {row.device}: {row.group}"),
-            neuron=neuron,
-        )
-    tables.verification(output, report, with_traceback=case is not None)
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-    if not report.ok:
-        sys.exit(FAILURE)
-
-
-@app.command
-def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
-    """Show what this machine has, which backends run on it, and the line to run for what is wrong.
-
-    Parameters
-    ----------
-    as_json
-        Print the findings as JSON.
-    """
-    from fastsnn import tables
-    from fastsnn.doctor import diagnose
-    from fastsnn.environment import read_environment
-
-    rows = diagnose(read_environment())
-    if as_json:
-        output.out(json.dumps([asdict(row) for row in rows], indent=1))
-    else:
-        tables.diagnosis(output, rows)
-    if any(row.verdict == "problem" for row in rows):
-        sys.exit(FAILURE)
-
-
-@app.command(name="plot")
-def plot_runs(
-    *runs: Path,
-    what: Annotated[list[str] | None, Parameter(negative=(), converter=_names)] = None,
-    sample: int = 0,
-    out: Path | None = None,
-    format: Literal["png", "svg", "pdf"] = "png",
-    data_dir: Path | None = None,
-    show: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
-    """Draw what a run learnt and how its neurons fire, or the training curves of several runs in one figure.
-
-    Parameters
-    ----------
-    runs
-        Run folders.
-    what
-        Figures, as in curves,rates: summary, curves, rates, membrane, traces, raster, weights, confusion, mistakes;
-        default all, and curves for several runs.
-    sample
-        Number of the test image that rates, membrane, traces and raster show.
-    out
-        Folder for the files; default plots in the run folder, and the current folder for several runs.
-    format
-        Format of the files.
-    data_dir
-        Folder of the data sets; default the run's.
-    show
-        Open a window for each figure as well.
-    """
-    from fastsnn import plot
-
-    with output.status("computing and drawing"):
-        files = plot.draw(runs, what, sample=sample, out=out, format=format, data_dir=data_dir, show=show)
-    for file in files:
-        output.print(str(file), markup=False, emoji=False)
-
-
-@app.command(name="report")
-def report_run(
+def predict(
     run: Path,
     /,
     *,
-    sample: int = 0,
+    input_file: Annotated[Path, Parameter(name="--input")],
     out: Path | None = None,
-    data_dir: Path | None = None,
+    format: Literal["csv", "json"] = "csv",
+    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None,
+    backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
+    device: str | None = None,
+    best: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Write one HTML file about a run: figures, numbers, options, and a spike raster to move through in time.
+    """The class of each sample of a file, and the score of every class: firing rates, or membrane potentials.
 
     Parameters
     ----------
     run
         Run folder.
-    sample
-        Number of the test image whose spikes are shown.
+    input_file
+        .npz file with an array x (or one array alone), or .npy file: [D, ...] still samples of the shape that the run
+        was trained on, uint8 or in 0 to 1; or [D, T, ...] with time steps of their own, which are not encoded. An array
+        lengths [D] says how many of the time steps count.
     out
-        The file; default report.html in the run folder.
-    data_dir
-        Folder of the data sets; default the run's.
+        Write to this file; default print.
+    format
+        csv: a line per sample; json: one object with classes and scores.
+    T
+        Time steps per sample; default the run's.
+    backend
+        Implementation; default the one that the run was trained with.
+    device
+        cpu, cuda or cuda:N; default the run's.
+    best
+        Use best.pt instead of last.pt.
     """
-    from fastsnn.report import write_report
-
-    with output.status("computing and drawing"):
-        file = write_report(run, sample=sample, out=out, data_dir=data_dir)
-    output.print(str(file), markup=False, emoji=False)
+    with output.status("predicting"):
+        found = fastsnn.predict(run, input_file, T=T, backend=backend, device=device, best=best)
+    text = found.as_csv() if format == "csv" else json.dumps(found.to_dict()) + "\n"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    else:
+        output.out(text, end="")
 
 
 def _plot_after_training(run: Path) -> None:

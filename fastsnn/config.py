@@ -1,68 +1,88 @@
 """A training run in one frozen dataclass: it owns every default; the command line and config.yaml are made from it."""
 
 import re
-from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from fastsnn.errors import RunFolderError
+from fastsnn.option_values import (
+    Assignments,
+    Integer,
+    OptionalInteger,
+    Options,
+    Sizes,
+    check_assignments,
+    check_range,
+    from_yaml,
+)
 from fastsnn.options import read_yaml
 
 if TYPE_CHECKING:
-    from fastsnn.kernels.neurons import LIF
+    from fastsnn.kernels.neurons import Neuron
 
 PLACE = ("name", "out", "overwrite")
 """Options that say where a run is put. They are not recorded in it: its config.yaml may serve to start another."""
 
+DEFAULT_T = 100
+"""Time steps of data that have none."""
 
-Tokens = list[Token] | tuple[Token, ...]
+MOST = 2**31 - 1
+"""The largest count that an option takes."""
 
-
-def _integer(type_: Any, tokens: Tokens) -> int:
-    # Cyclopts would round 1.5 to 2.
-    try:
-        return int(tokens[0].value)
-    except ValueError:
-        raise ValueError(f"{tokens[0].value} is not an integer") from None
-
-
-def _sizes(type_: Any, tokens: Tokens) -> tuple[int, ...]:
-    """800,400 -> (800, 400)."""
-    text = ",".join(token.value for token in tokens)
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ValueError(f"{text} is not a list of integers such as 800,400") from None
-
-
-Integer = Annotated[int, Parameter(converter=_integer)]
-OptionalInteger = Annotated[int | None, Parameter(converter=_integer)]
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 @dataclass(frozen=True)
-class Config:
-    """A training run; the defaults are the reference job (784 -> 10 LIF neurons on MNIST, T=100, batch 64, Adam).
+class DataOptions(Options):
+    """What is learnt from."""
 
-    Raises ValueError or TypeError that names the field, its value and what is allowed.
-    """
-
-    dataset: Literal["auto", "mnist", "fashion-mnist", "digits"] = "auto"
-    """Data set; auto is MNIST, or digits (no network needed) where MNIST can't be had."""
+    dataset: str = "auto"
+    """Data set: mnist, fashion-mnist, digits, cifar10, smnist, psmnist, nmnist, dvs-gesture, cifar10-dvs, shd, ssc, or
+    the path of a .npz file; auto is MNIST, or digits (no network needed) if MNIST can't be had."""
+    dataset_args: Assignments = ()
+    """Options of the data set, as in binning=count (docs/data.md); may be given several times."""
+    encoder: Literal["none", "poisson", "latency", "direct"] = "none"
+    """What makes time steps of samples without any: random spikes, one spike, or the value as a current; none: the
+    data's own, which is poisson for images."""
     data_dir: Path | None = None
     """Folder of the data sets; default $FASTSNN_DATA, else ~/.cache/fastsnn."""
     train_samples: OptionalInteger = None
     """Train on the first N samples only."""
     test_samples: OptionalInteger = None
     """Test on the first N samples only."""
-    hidden: Annotated[tuple[int, ...], Parameter(converter=_sizes, n_tokens=1, negative=(), accepts_keys=False)] = ()
-    """Sizes of hidden linear+LIF layers, as in 800,400."""
+
+    def _check(self) -> None:
+        super()._check()
+        check_range("train_samples", self.train_samples, 1, MOST)
+        check_range("test_samples", self.test_samples, 1, MOST)
+        check_assignments("dataset_args", self.dataset_args)
+
+
+@dataclass(frozen=True)
+class NetworkOptions(Options):
+    """Which layers, and which neuron they have."""
+
+    hidden: Sizes = ()
+    """Sizes of hidden linear layers, as in 800,400."""
+    net: str | None = None
+    """Hidden layers in the notation of papers, as in 32c3-p2-64c3-bn-p2-800: convolution of 32 channels and 3 x 3,
+    pooling (p or mp: maximum, ap: average), bn: batch norm of the layer before, linear layer of 800 neurons."""
+    network: str | None = None
+    """A network of one's own, file.py:function: called with the shape of a sample at one time step and the number of
+    classes, it returns an nn.Module from [T, B, *shape] to [T, B, classes]."""
     bias: bool = False
-    """Give the linear layers a bias."""
-    T: Annotated[Integer, Parameter(name=("--T", "-T"))] = 100
-    """Time steps per image."""
+    """Give the linear layers and convolutions a bias."""
+    recurrent: bool = False
+    """Feed the spikes of each hidden layer back to it, one step later."""
+    neuron: str = "lif"
+    """Neuron of every layer: lif, plif, cuba, adlif or another (a name that is none is answered with all of them), or
+    a class of one's own as file.py:Class, with fields if need be, as in "adlif(tau=20, a=0.2)"; the next seven options
+    are fields that many neurons have."""
+    learn_per: Literal["layer", "neuron"] = "layer"
+    """Parameters that a neuron learns: one for a layer, or one for each neuron of a linear layer."""
     tau: float = 2.0
     """Membrane time constant in time steps, more than 1."""
     v_threshold: float = 1.0
@@ -74,25 +94,90 @@ class Config:
     detach_reset: bool = False
     """Keep the gradient out of the reset."""
     surrogate: str = "atan"
-    """Surrogate derivative of the spike: atan, sigmoid, erf, piecewise_quadratic, soft_sign or rectangle."""
+    """Surrogate derivative of the spike, as in atan or sigmoid; a name that is none is answered with all of them."""
     alpha: float | None = None
     """Sharpness of the surrogate; default the surrogate's own (2 for atan)."""
-    loss: Literal["mse", "ce"] = "mse"
-    """Mean squared error to the one-hot label, or cross-entropy, of the mean firing rate."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """Optimizer."""
+    backend: Literal["auto", "torch", "cupy", "triton", "numba"] = "auto"
+    """Implementation; auto is the fastest that runs here."""
+
+    def _check(self) -> None:
+        super()._check()
+        for size in self.hidden:
+            check_range("hidden", size, 1, MOST)
+        if len(self.hidden) > 1000:
+            raise ValueError(f"hidden has {len(self.hidden)} sizes; allowed: 1000 at most")
+        given = [name for name in ("hidden", "net", "network") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} are both given; allowed: one of hidden, net and network")
+        if self.recurrent and not self.hidden:
+            raise ValueError("recurrent is true, and there are no hidden layers; allowed: with --hidden, as in 128,128")
+        _ = self.layer_neuron()
+
+    def layer_neuron(self) -> "Neuron":
+        """The neuron of every layer: what ``neuron`` names, with the options that differ from their defaults."""
+        from fastsnn.neuron_spec import parse_neuron  # imports torch, which takes seconds
+
+        neuron = parse_neuron(self.neuron)
+        defaults = {field.name: field.default for field in fields(self)}
+        known = {field.name for field in fields(neuron)}
+        changes = {name: getattr(self, name) for name in _OF_A_NEURON if getattr(self, name) != defaults[name]}
+        for name, value in changes.items():
+            if name not in known:
+                kind = type(neuron).__name__
+                raise ValueError(f"{name} is {value}, which {kind} has not; {kind} has: {', '.join(sorted(known))}")
+        return replace(neuron, **changes)
+
+
+_OF_A_NEURON = ("tau", "v_threshold", "v_reset", "decay_input", "detach_reset", "surrogate", "alpha")
+"""Options that are fields of many neurons; what else a neuron has is named with it, as in plif(w=0.5)."""
+
+
+@dataclass(frozen=True)
+class FitConfig(Options):
+    """How :func:`fastsnn.fit` trains a network: time steps, loss, optimizer, schedule, device and run folder."""
+
+    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None
+    """Time steps per sample; default 100, or those that the data have."""
+    readout: Literal["auto", "rate", "max", "last", "mean", "steps"] = "auto"
+    """What a class is read from: rate of the output spikes, or the membrane potential of non-spiking output neurons:
+    max or mean over time, last step, or each step by itself; auto: rate, or steps if the data have a label per step."""
+    loss: Literal["auto", "mse", "ce"] = "auto"
+    """Mean squared error to the one-hot label, or cross-entropy; auto: mse for rates, ce for membrane potentials."""
+    rate_lower: float | None = None
+    """Firing rate in spikes per step below which a hidden neuron is penalized; default no penalty."""
+    rate_upper: float | None = None
+    """Firing rate in spikes per step above which a hidden neuron is penalized; default no penalty."""
+    rate_penalty: float = 1.0
+    """Weight of both penalties, which are mean squares over the neurons of a layer, in the loss."""
+    optimizer: str = "adam"
+    """Optimizer: the name of any in torch.optim, as in adam, adamw, sgd, rmsprop."""
+    optimizer_args: Assignments = ()
+    """Arguments of the optimizer, as in betas=0.9,0.99; may be given several times."""
     lr: float = 1e-3
     """Learning rate."""
     momentum: float = 0.9
-    """Momentum of sgd; adam ignores it."""
+    """Momentum of sgd; others ignore it."""
+    weight_decay: float | None = None
+    """Weight decay; default the optimizer's own (0, but 0.01 for adamw)."""
+    clip_grad_norm: float | None = None
+    """Scale the gradient down to this norm if it is longer; default never."""
+    lr_schedule: Literal["none", "cosine", "step"] = "none"
+    """Learning rate over the epochs: constant, half a cosine down to 0, or steps."""
+    lr_step_epochs: Integer = 10
+    """With schedule step: epochs between two steps."""
+    lr_step_factor: float = 0.1
+    """With schedule step: what each step multiplies the learning rate by."""
+    warmup_epochs: float = 0.0
+    """Raise the learning rate linearly over so many epochs first, which may be a fraction."""
     epochs: Integer = 20
     """Passes over the training set."""
     batch_size: Annotated[Integer, Parameter(alias="-b")] = 64
-    """Images per step."""
+    """Samples per step."""
+    validation: float = 0.0
+    """Part of the training set, as in 0.1, that is held out to choose best.pt; the test set is then used once, at the
+    end. Data with a validation set of their own use that."""
     seed: Integer = 0
-    """Seed of the initial weights, the order of the samples and the spikes."""
-    backend: Literal["auto", "torch", "cupy", "triton", "numba"] = "auto"
-    """Implementation; auto is the fastest that runs here."""
+    """Seed of the initial weights, the order of the samples, the validation split and the spikes."""
     step: Literal["auto", "fused", "autograd"] = "auto"
     """fused: the whole training step in fused kernels (one layer); autograd: layer by layer; auto: fused if it can."""
     device: str = "auto"
@@ -100,117 +185,62 @@ class Config:
     threads: OptionalInteger = None
     """CPU threads; default as many as there are cores."""
     amp: Literal["off", "fp16", "bf16"] = "off"
-    """Automatic mixed precision of the linear layers, on CUDA."""
+    """Automatic mixed precision of the linear layers and convolutions, on CUDA."""
     deterministic: bool = False
     """Also make torch refuse what might vary from run to run on CUDA; the CPU and the fused steps never do."""
     name: str | None = None
-    """Name of the run folder under runs/; default made of data set, backend and time."""
+    """Name of the run folder under runs/; default made of data set and time."""
     out: Path | None = None
     """The run folder itself, instead of runs/NAME."""
     overwrite: bool = False
     """Replace what an earlier run left in the folder."""
 
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            object.__setattr__(self, name, _checked(name, hint, getattr(self, name)))
-        for name, least in _AT_LEAST.items():
-            values = getattr(self, name)
-            for value in values if isinstance(values, tuple) else (values,):
-                if value is not None and value < least:
-                    raise ValueError(f"{name} is {value}; allowed: {least} or more")
-                if value is not None and value > _AT_MOST and name != "seed":
-                    raise ValueError(f"{name} is {value}; allowed: {least} to {_AT_MOST}")
-        if len(self.hidden) > 1000:
-            raise ValueError(f"hidden has {len(self.hidden)} sizes; allowed: 1000 at most")
+    def _check(self) -> None:
+        super()._check()
+        for name in ("T", "lr_step_epochs", "epochs", "batch_size", "threads"):
+            check_range(name, getattr(self, name), 1, MOST)
+        check_range("seed", self.seed, 0)
         if self.seed > 2**64 - 1:
             raise ValueError(f"seed is {self.seed}; allowed: 0 to 2**64 - 1")
-        if not 0 < self.lr <= 1e37:
-            # Adam's first step size, lr / (1 - beta1), must be a float32.
-            raise ValueError(f"lr is {self.lr}; allowed: more than 0, up to 1e37")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; allowed: 0 or more and less than 1")
+        # Adam's first step size, lr / (1 - beta1), must be a float32.
+        check_range("lr", self.lr, 0, 1e37, above=True)
+        check_range("momentum", self.momentum, 0, 1, below=True)
+        check_range("weight_decay", self.weight_decay, 0)
+        check_range("clip_grad_norm", self.clip_grad_norm, 0, above=True)
+        check_range("lr_step_factor", self.lr_step_factor, 0, above=True)
+        check_range("warmup_epochs", self.warmup_epochs, 0, 1e9)
+        check_range("validation", self.validation, 0, 1, below=True)
+        check_range("rate_lower", self.rate_lower, 0, 1)
+        check_range("rate_upper", self.rate_upper, self.rate_lower or 0, 1)
+        check_range("rate_penalty", self.rate_penalty, 0, 1e37)
+        check_assignments("optimizer_args", self.optimizer_args)
         if not is_device(self.device):
             raise ValueError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:N")
         if self.name is not None and (not self.name.strip(".") or "/" in self.name or "\\" in self.name):
             raise ValueError(f"name is {self.name!r}; allowed: a folder name (use --out for a path)")
-        _ = self.neuron
 
-    @property
-    def neuron(self) -> "LIF":
-        """The neuron of every layer."""
-        from fastsnn.kernels.neurons import LIF  # imports torch, which takes seconds
 
-        names = ("tau", "v_threshold", "v_reset", "decay_input", "detach_reset", "surrogate", "alpha")
-        return LIF(**{name: getattr(self, name) for name in names})
+@dataclass(frozen=True)
+class Config(FitConfig, NetworkOptions, DataOptions):
+    """A run of ``fastsnn train``; the defaults are the reference job (784 -> 10 LIF neurons on MNIST, T=100, batch 64,
+    Adam).
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, that YAML and checkpoints can hold."""
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        return plain | {"hidden": list(self.hidden)}
+    Raises ValueError or TypeError that names the field, its value and what is allowed.
+    """
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str) -> "Config":
-        """The inverse of :meth:`to_dict`; raises ValueError that names ``source`` for a key that is no option."""
-        known = {field.name for field in fields(cls)}
-        if unknown := [key for key in values if key not in known]:
-            raise ValueError(f"{source} has the unknown option {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
-        return cls(**{name: _from_yaml(name, value) for name, value in values.items()})
+        """The inverse of ``to_dict``; raises ValueError that names ``source`` for a key that is no option."""
+        return options_from(cls, values, source)
 
 
-_AT_LEAST = {
-    "train_samples": 1,
-    "test_samples": 1,
-    "hidden": 1,
-    "T": 1,
-    "epochs": 1,
-    "batch_size": 1,
-    "seed": 0,
-    "threads": 1,
-}
-
-
-_AT_MOST = 2**31 - 1
-
-
-_KINDS: dict[Any, tuple[type, str]] = {
-    int: (Integral, "an integer"),
-    float: (Real, "a number"),
-    bool: (bool, "true or false"),
-    str: (str, "text"),
-    Path: (str | Path, "a path"),  # type: ignore[dict-item]
-}
-"""Type of a field -> what it may be given, and how that is called."""
-
-
-def _checked(name: str, hint: Any, value: Any) -> Any:
-    """``value`` as the type that the field's ``hint`` names; raises ValueError or TypeError otherwise."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(get_args(hint))}")
-        return value
-    if get_origin(hint) is tuple:
-        return tuple(_checked(name, int, item) for item in (value if isinstance(value, (list, tuple)) else [value]))
-    kind, *optional = get_args(hint) or (hint,)
-    if value is None and optional:
-        return None
-    accepted, called = _KINDS[kind]
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{name} is {value!r}; allowed: {called}{' or none' if optional else ''}")
-    return kind(value)
-
-
-def _from_yaml(name: str, value: Any) -> Any:
-    """What is meant by words that YAML 1.1 reads otherwise: 1e-3 (text to it), off (false), none (text)."""
-    if name == "amp" and value is False:
-        return "off"
-    if name in ("lr", "momentum", "tau", "v_threshold", "v_reset", "alpha") and isinstance(value, str):
-        if value.lower() == "none":
-            return None
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def options_from(kind: type[OptionsT], values: dict[str, Any], source: str) -> OptionsT:
+    """Options from plain values; raises ValueError that names ``source`` for a key that is no option."""
+    known = {field.name for field in fields(kind)}
+    if unknown := [key for key in values if key not in known]:
+        raise ValueError(f"{source} has the unknown option {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
+    hints = get_type_hints(kind)
+    return kind(**{name: from_yaml(name, hints[name], value) for name, value in values.items()})
 
 
 def is_device(name: str) -> bool:
@@ -219,10 +249,26 @@ def is_device(name: str) -> bool:
     return name in ("auto", "cpu", "cuda") or (number is not None and int(number[1]) <= 127)
 
 
-def recorded_config(run: Path) -> Config:
-    """The options that a run folder was started with; raises RunFolderError where they can't be read."""
+def recorded_options(run: Path, kind: type[OptionsT]) -> OptionsT:
+    """The options that a run folder was started with; raises RunFolderError if they can't be read or are of the other
+    kind of run.
+    """
     path = run / "config.yaml"
+    values = read_yaml(path)
+    given = values.pop("given", None)
+    if given is not None and kind is Config:
+        raise RunFolderError(
+            f"{run} was trained by fastsnn.fit on a network and data that the folder does not hold: give them to "
+            f"fastsnn.fit(network, source, resume={str(run)!r})"
+        )
+    if given is None and kind is FitConfig:
+        raise RunFolderError(f"{run} was started by `fastsnn train`: go on with fastsnn.train(resume={str(run)!r})")
     try:
-        return Config.from_dict(read_yaml(path), str(path))
+        return options_from(kind, values, str(path))
     except (ValueError, TypeError) as error:
         raise RunFolderError(f"{path} is damaged, or of another fastsnn: {error}") from error
+
+
+def recorded_config(run: Path) -> Config:
+    """The options that `fastsnn train` started a run folder with."""
+    return recorded_options(run, Config)

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from fastsnn.recording import Recording, Sample
+from fastsnn.activity import Recording, Sample
 
 Canvas = Figure | SubFigure
 GALLERY = 12
@@ -35,11 +35,12 @@ def curves(recordings: Sequence[Recording], figure: Canvas) -> None:
     axes = figure.subplots(1, 2)
     losses = sorted({recording.config.loss for recording in recordings})
     last = max([1, *(len(recording.history) for recording in recordings)])
-    for ax, quantity, unit in zip(axes, ("loss", "accuracy"), (", ".join(losses), "% of images"), strict=True):
+    for ax, quantity, unit in zip(axes, ("loss", "accuracy"), (", ".join(losses), "% of samples"), strict=True):
         for i, recording in enumerate(recordings):
             epochs = [row.epoch for row in recording.history]
             for part, style in (("train", "--"), ("test", "-")):
-                values = [getattr(row, f"{part}_{quantity}") for row in recording.history]
+                judged = part == "test"
+                values = [getattr(row, quantity if judged else f"{part}_{quantity}") for row in recording.history]
                 colour = f"C{i}" if len(recordings) > 1 or part == "test" else "C1"
                 ax.plot(epochs, values, style, color=colour, **_markers(len(epochs), i))
         ax.set(title=quantity.capitalize(), xlabel="epoch", ylabel=f"{quantity} ({unit})", xlim=(0.5, last + 0.5))
@@ -53,7 +54,8 @@ def _legend(recordings: Sequence[Recording], figure: Canvas) -> None:
     """What line styles mean and, of several runs, which colour is whose."""
     colours = ["C0", "C1"] if len(recordings) == 1 else [_ink(), _ink()]
     lines = [Line2D([], [], color=colours[0]), Line2D([], [], color=colours[1], linestyle="--")]
-    texts = ["test, after the epoch", "training, mean over the epoch"]
+    held_out = sorted({row.held_out for recording in recordings for row in recording.history} or {"test"})
+    texts = [f"{' or '.join(held_out)}, after the epoch", "training, mean over the epoch"]
     if len(recordings) > 1:
         lines += [Line2D([], [], color=f"C{i}", **_markers(1, i)) for i in range(len(recordings))]
         names = [recording.name for recording in recordings]

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
 from fastsnn import figures
+from fastsnn.activity import Recording
 from fastsnn.checkpoint import write_atomically
 from fastsnn.errors import FastSNNError
-from fastsnn.recording import Recording
 
 DRAWINGS: dict[str, Callable[[Recording, figures.Canvas], None]] = {
     "summary": figures.summary,
@@ -74,12 +74,14 @@ def draw(
             display to show on.
         FastSNNError: a folder is no run, has no checkpoint or can't be written; then no file has changed.
     """
-    names = _checked(what, len(runs))
+    _check_names(what, len(runs))
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; allowed: {', '.join(FORMATS)}")
     if show and _is_headless():
         raise ValueError("show is True; allowed: False here, where matplotlib finds no display or no GUI toolkit")
     recordings = [Recording(run, sample, data_dir) for run in runs]
+    every = len(runs) == 1 and recordings[0].is_linear
+    names = what or (list(DRAWINGS) if every else ["curves"])
     folder = out or (Path() if len(runs) > 1 else recordings[0].path / "plots")
     with style():
         # All are drawn before the first is written: what fails leaves nothing behind.
@@ -94,14 +96,13 @@ def draw(
     return list(drawn)
 
 
-def _checked(what: Sequence[str] | None, runs: int) -> Sequence[str]:
+def _check_names(what: Sequence[str] | None, runs: int) -> None:
     if not runs:
         raise ValueError("runs is empty; allowed: one run folder or more")
     allowed = list(DRAWINGS) if runs == 1 else ["curves"]
     for name in what or ():
         if name not in allowed:
             raise ValueError(f"what is {name!r}; allowed{' for several runs' * (runs > 1)}: {', '.join(allowed)}")
-    return what or allowed
 
 
 def _is_headless() -> bool:

@@ -5,7 +5,6 @@ Tests: ``tests/test_report.py``, in a browser.
 """
 
 from base64 import b64encode
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from torch import Tensor
 
 import fastsnn
 from fastsnn import plot
-from fastsnn.monitor import EpochMetrics
-from fastsnn.recording import Recording
+from fastsnn.activity import Recording
+from fastsnn.monitor import COLUMNS
 from fastsnn.text import printable
 
 FIGURES = ("curves", "confusion", "weights", "mistakes", "rates", "membrane", "traces")
@@ -58,13 +57,27 @@ def page(recording: Recording) -> str:
     return _TEMPLATES.get_template("page.html").render(
         recording=recording,
         sizes=[len(recording.sample.image.flatten()), *(len(weight) for weight, _ in recording.layers)],
-        columns=[field.name for field in fields(EpochMetrics)],
+        columns=list(dict.fromkeys([*COLUMNS, *(name for row in recording.history for name in row.columns())])),
+        in_words=_number_in_words,
         options={name: _in_words(value) for name, value in recorded.items()},
         environment=environment,
         figures=_figures(recording),
         activity=_activity(recording),
         version=fastsnn.__version__,
     )
+
+
+def _number_in_words(column: str, value: float | None) -> str:
+    """A number of an epoch as the page shows it."""
+    if value is None:
+        return ""
+    if column.endswith("_accuracy"):
+        return f"{100 * value:.2f} %"
+    if column.endswith("_loss"):
+        return f"{value:.5f}"
+    if column.endswith("_seconds"):
+        return f"{value:.2f}"
+    return f"{value:.4f}" if column.startswith("firing_rate") else f"{value:,.0f}"
 
 
 def _in_words(value: Any) -> str:

@@ -15,6 +15,8 @@ from fastsnn.errors import Interrupted
 from fastsnn.monitor import EpochMetrics, Monitor
 from fastsnn.text import printable
 
+FAILURE = 1
+"""Exit code of what fails, but for wrong usage."""
 SHOW_CURSOR = b"\x1b[?25h\n"
 NO_READER = 13
 """The number of SIGPIPE, which Windows lacks."""
@@ -44,6 +46,10 @@ class HelpConsole(Console):
         sys.exit(0)
 
 
+output = Output(highlight=False, soft_wrap=True)
+errors = Output(stderr=True, highlight=False, soft_wrap=True)
+
+
 class TerminalMonitor(Monitor):
     """A progress bar on a terminal, a plain line per epoch anywhere else; a signal stops the run after the batch.
 
@@ -57,13 +63,13 @@ class TerminalMonitor(Monitor):
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%  loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
-            TextColumn("{task.fields[speed]:,.0f} images/s  ETA"),
+            TextColumn("{task.fields[speed]:,.0f} samples/s  ETA"),
             TimeRemainingColumn(),
             console=output,
             transient=True,
             disable=not output.is_terminal,
         )
-        self.images = self.epochs = 0
+        self.samples = self.epochs = 0
         self.started = False
 
     def __enter__(self) -> "TerminalMonitor":
@@ -100,17 +106,17 @@ class TerminalMonitor(Monitor):
     def message(self, text: str) -> None:
         self._print(text, style="bold")
 
-    def start(self, run: Path, images: int, epochs: int, done: int) -> None:
-        self.images, self.epochs = images, epochs
-        self._print(f"run folder {run}: epochs {done + 1} to {epochs}, {images:,} images each")
+    def start(self, run: Path, samples: int, epochs: int, done: int) -> None:
+        self.samples, self.epochs = samples, epochs
+        self._print(f"run folder {run}: epochs {done + 1} to {epochs}, {samples:,} samples each")
         self.bar.start()
         self.task = self.bar.add_task(
-            "", total=images * epochs, completed=images * done, epoch=done + 1, loss=0.0, accuracy=0.0, speed=0.0
+            "", total=samples * epochs, completed=samples * done, epoch=done + 1, loss=0.0, accuracy=0.0, speed=0.0
         )
         self.started = True
 
-    def batches(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
-        done = (epoch - 1) * self.images + images
+    def batches(self, epoch: int, samples: int, loss: float, accuracy: float) -> None:
+        done = (epoch - 1) * self.samples + samples
         speed = self.bar.tasks[0].speed or 0.0
         self.bar.update(self.task, completed=done, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed)
 
@@ -118,6 +124,12 @@ class TerminalMonitor(Monitor):
         self._print(
             f"epoch {metrics.epoch:>{len(str(self.epochs))}}/{self.epochs}"
             f"  train loss {metrics.train_loss:.5f}  accuracy {metrics.train_accuracy:.2%}"
-            f"  test loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}"
-            f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s  {metrics.images_per_second:,.0f} images/s"
+            f"  {metrics.held_out} loss {metrics.loss:.5f}  accuracy {metrics.accuracy:.2%}"
+            f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s"
+            f"  {metrics.samples_per_second:,.0f} samples/s"
+        )
+
+    def tested(self, metrics: EpochMetrics) -> None:
+        self._print(
+            f"test of epoch {metrics.epoch}: loss {metrics.test_loss:.5f}  accuracy {metrics.test_accuracy:.2%}"
         )

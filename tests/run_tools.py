@@ -13,7 +13,7 @@ from fastsnn import checkpoint
 Command = Callable[..., tuple[Any, str, str]]
 """The fixture ``command``: arguments -> exit code, stdout, stderr."""
 
-TIMES = ("train_seconds", "test_seconds", "images_per_second")
+TIMES = ("train_seconds", "test_seconds", "samples_per_second")
 """The columns of metrics.csv that differ from run to run."""
 
 SMALL: dict[str, Any] = {

@@ -144,8 +144,8 @@ def test_a_checkpoint_of_another_network_with_the_same_options(run: Path) -> Non
 
 def test_an_edited_config_is_noticed(run: Path) -> None:
     text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("lr: 0.05", "lr: 0.5"))
-    with pytest.raises(RunFolderError, match=r"lr is 0\.05 in the one and 0\.5 in the other"):
+    (run / "config.yaml").write_text(text.replace("tau: 2.0", "tau: 2.5"))
+    with pytest.raises(RunFolderError, match=r"tau is 2\.0 in the one and 2\.5 in the other"):
         fastsnn.train(resume=run)
 
 

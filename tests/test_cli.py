@@ -19,7 +19,9 @@ FEW = arguments(epochs=1)
 # What bad input gets: one line that names the argument, what it got and what is allowed.
 
 USAGE = [
-    ("train --dataset cifar", '"cifar"', "--dataset", '"auto", "mnist", "fashion-mnist", "digits"'),
+    ("train --dataset cifar", "dataset is 'cifar' (did you mean cifar10?)", "auto, mnist, fashion-mnist, digits"),
+    ("train --dataset digits --dataset-args binning=count", "digits has no option binning", "none"),
+    ("train --dataset digits --encoder rate", "--encoder", '"latency"'),
     ("train --epochs 0", "epochs is 0", "1 or more"),
     ("train --epochs 1.5", "--epochs", "1.5 is not an integer"),
     ("train --epochs many", "--epochs", "many is not an integer"),
@@ -36,7 +38,31 @@ USAGE = [
     ("train --hidden 800,x", "--hidden", "800,x is not a list of integers such as 800,400"),
     ("train --hidden 0", "hidden is 0", "1 or more"),
     ("train --loss mae", "--loss", '"mae"', '"mse", "ce"'),
-    ("train -opt rmsprop", "--optimizer", '"rmsprop"', '"adam", "sgd"'),
+    ("train --dataset digits -opt rmsprob", "optimizer is 'rmsprob'", "adam, adamax, adamw", "sgd"),
+    ("train --dataset digits --optimizer-args beta=0.9", "optimizer_args has 'beta=0.9'", "with adam: betas, eps"),
+    ("train --dataset digits --optimizer-args lr=0.9", "optimizer_args has 'lr=0.9'", "the option --lr"),
+    ("train --dataset digits --optimizer-args eps=small", "optimizer_args has 'eps=small'", "numbers, true, false"),
+    ("train --dataset digits --optimizer-args betas=2,2", "optimizer adam refuses", "betas=(2.0, 2.0)", "Invalid beta"),
+    ("train --optimizer-args eps", "optimizer_args is 'eps'", "name=value"),
+    ("train --dataset digits -opt rprop --weight-decay 1", "weight_decay is 1.0", "for rprop has none"),
+    ("train --weight-decay -1", "weight_decay is -1.0", "0 or more"),
+    ("train --clip-grad-norm 0", "clip_grad_norm is 0.0", "more than 0"),
+    ("train --lr-schedule linear", "--lr-schedule", '"cosine"'),
+    ("train --warmup-epochs -1", "warmup_epochs is -1.0", "0 or more"),
+    ("train --validation 1", "validation is 1.0", "less than 1"),
+    ("train --dataset digits --train-samples 3 --validation 0.9", "validation is 0.9 of 3 samples", "some to train on"),
+    ("train --readout best", "--readout", '"last"'),
+    ("train --rate-lower 0.5 --rate-upper 0.1", "rate_upper is 0.1", "0.5 or more"),
+    ("train --net 32c3 --hidden 5", "hidden and net are both given", "one of"),
+    ("train --dataset digits --net 32x3", "net is '32x3'", "'32x3' is no layer", "32c3 (convolution)"),
+    ("train --dataset digits --net 800-32c3", "32c3 behind a linear layer"),
+    ("train --dataset digits --net bn-32c3", "bn in a wrong place"),
+    ("train --dataset digits --net p2-32c3", "pooling p2 before any convolution"),
+    ("train --dataset digits --net 4c3-p4-4c3-p4", "net has p4 of a picture of 2 x 2"),
+    ("train --dataset digits --network net.py", "network is 'net.py'", "file.py:function"),
+    ("train --dataset digits --network no.py:f", "there is no file no.py", "file.py:function"),
+    ("train --dataset digits --network file:f", "file is no Python file"),
+    ("predict run", "--input", "requires an argument"),
     ("train --momentum 1", "momentum is 1.0", "less than 1"),
     ("train --seed -1", "seed is -1", "0 or more"),
     ("train --backend jax", "--backend", '"jax"', '"numba"'),
@@ -68,6 +94,7 @@ FAILURES = [
     ("train --dataset digits --out full", "full is not empty", "--resume full", "--overwrite"),
     ("train --dataset mnist --data-dir none", "none", "--dataset digits"),
     ("train --dataset digits --device cuda:99", "cuda:99", "doctor"),
+    ("predict no --input file", "file can't be read", "allowed: a .npz file with an array x"),
 ]
 
 
@@ -183,12 +210,13 @@ def test_plain_lines_where_there_is_no_terminal(command: Command, tmp_path: Path
     assert (code, stderr) == (0, "")
     what, folder, *epochs, best = stdout.splitlines()
     assert what == "digits, 64 -> 10 LIF neurons, T=4: backend torch, autograd step, on cpu (1 threads)"
-    assert folder == f"run folder {run}: epochs 1 to 2, 70 images each"
+    assert folder == f"run folder {run}: epochs 1 to 2, 70 samples each"
     assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
     for line, row in zip(epochs, metrics(run), strict=True):
         assert f"test loss {float(row['test_loss']):.5f}" in line
-        assert "images/s" in line
+        assert "samples/s" in line
     assert best.startswith("best test accuracy ")
+    assert "chosen on the test set; --validation 0.1 holds out training samples" in best
     assert best.endswith(f"; saved in {run}")
     assert "\x1b" not in stdout
 

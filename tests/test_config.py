@@ -8,20 +8,28 @@ import pytest
 import yaml
 
 import fastsnn
-from fastsnn.config import Config, recorded_config
+from fastsnn.config import DEFAULT_T, Config, recorded_config
 from fastsnn.errors import RunFolderError
 from fastsnn.options import read_yaml
 
 
 def test_the_defaults_are_the_reference_job() -> None:
     config = Config()
-    assert (config.T, config.batch_size, config.tau, config.surrogate, config.alpha) == (100, 64, 2.0, "atan", None)
-    assert (config.optimizer, config.lr, config.loss, config.hidden, config.bias) == ("adam", 1e-3, "mse", (), False)
+    assert (config.T or DEFAULT_T, config.batch_size, config.tau, config.surrogate, config.alpha) == (
+        100,
+        64,
+        2.0,
+        "atan",
+        None,
+    )
+    assert (config.optimizer, config.lr, config.loss, config.hidden, config.bias) == ("adam", 1e-3, "auto", (), False)
     assert config.neuron == fastsnn.LIFParameters()
 
 
 BAD = [
-    ("dataset", "cifar", "auto, mnist, fashion-mnist, digits"),
+    ("dataset", 3, "text"),
+    ("dataset_args", ("binning",), "name=value"),
+    ("encoder", "rate", "none, poisson, latency, direct"),
     ("data_dir", 3, "a path"),
     ("train_samples", 0, "1 or more"),
     ("test_samples", -1, "1 or more"),
@@ -42,7 +50,21 @@ BAD = [
     ("surrogate", "step", "atan, sigmoid, erf"),
     ("alpha", 0.0, "more than 0"),
     ("loss", "mae", "mse, ce"),
-    ("optimizer", "rmsprop", "adam, sgd"),
+    ("readout", "best", "auto, rate, max, last, mean, steps"),
+    ("rate_lower", -0.1, "0 or more, up to 1"),
+    ("rate_upper", 2.0, "up to 1"),
+    ("rate_penalty", -1.0, "0 or more"),
+    ("net", 3, "text"),
+    ("network", 3, "text"),
+    ("optimizer", 3, "text"),
+    ("optimizer_args", ("betas",), "name=value"),
+    ("weight_decay", -0.1, "0 or more"),
+    ("clip_grad_norm", 0.0, "more than 0"),
+    ("lr_schedule", "linear", "none, cosine, step"),
+    ("lr_step_epochs", 0, "1 or more"),
+    ("lr_step_factor", 0.0, "more than 0"),
+    ("warmup_epochs", float("nan"), "0 or more"),
+    ("validation", 1.0, "less than 1"),
     ("lr", 0.0, "more than 0"),
     ("lr", float("inf"), "1e37"),
     ("lr", None, "a number"),
@@ -92,8 +114,10 @@ def test_close_types_are_taken() -> None:
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
     config = Config(
-        "digits", tmp_path, 10, 5, (30, 20), True, 7, 3.5, 0.9, None, False, True, "erf", 1e-5, "ce", "sgd", 1e-7, 0.1
-    )
+        dataset="digits", data_dir=tmp_path, train_samples=10, test_samples=5, hidden=(30, 20), bias=True, T=7, tau=3.5,
+        v_threshold=0.9, v_reset=None, decay_input=False, detach_reset=True, surrogate="erf", alpha=1e-5, loss="ce",
+        optimizer="sgd", optimizer_args=("nesterov=true",), lr=1e-7, momentum=0.1, weight_decay=1e-9, validation=0.1,
+    )  # fmt: skip
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     assert Config.from_dict(read_yaml(path), str(path)) == config

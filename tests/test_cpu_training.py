@@ -26,8 +26,9 @@ import fastsnn
 from fastsnn import LIF
 from fastsnn.kernels import contract
 from fastsnn.kernels.rate_classifier.numba.step import RateStep
-from fastsnn.sources.images import load
-from fastsnn.steps import AutogradStep
+from fastsnn.networks import Layers
+from fastsnn.sources.images import Images, load
+from fastsnn.training.autograd_step import AutogradStep
 
 
 def optimizer_of(name: str, trained: list[Tensor]) -> Any:
@@ -95,11 +96,13 @@ def test_losses_of_the_reference_job() -> None:
         layer = fastsnn.LinearLIF(784, 10, bias=False, backend="torch")
         torch.nn.init.uniform_(layer.weight, -1 / 28, 1 / 28, generator=torch.Generator().manual_seed(0))
         optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
-        step: Any = AutogradStep(layer, optimizer, T=100, seed=0, loss="mse")
+        images, labels, order = found.train_images, found.train_labels, torch.arange(6400)
         if kind == "fused":
             step = RateStep(layer.weight, None, optimizer, T=100, seed=0, loss="mse", neuron=LIF())
-        prepared = step.prepare(found.train_images, found.train_labels)
-        losses.append(step.train(prepared, torch.arange(6400), 0, 64)[0])
+            losses.append(step.train(step.prepare(images, labels), order, 0, 64)[0])
+        else:
+            layered = AutogradStep(Layers(layer, flat=True), Images(found), optimizer, fastsnn.FitConfig(T=100))
+            losses.append(layered.train(order, 0, 64, [1e-3] * 100).losses)
     assert len(losses[0]) == 100
     assert losses[0][-1] < 0.7 * losses[0][0]
     contract.require(contract.loss_error(*losses))

@@ -128,7 +128,7 @@ def test_nobody_reads_the_output(server: Server, run: Path, tmp_path: Path) -> N
     child = server.start(tmp_path, "train", "--resume", run, "--epochs", 4, closed=True)
     assert child.wait() == 141
     assert child.stderr() == (
-        f"stopped in epoch 3 after 0 images and saved; go on with: fastsnn train --resume {run}\n"
+        f"stopped in epoch 3 after 0 samples and saved; go on with: fastsnn train --resume {run}\n"
     )
     assert_goes_on(server, run, tmp_path, epochs=4)
     for arguments_ in (["eval", run], ["eval", run, "--json"]):

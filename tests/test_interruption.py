@@ -64,7 +64,7 @@ def test_a_signal_saves_after_the_batch_and_says_how_to_go_on(
     child.wait_for("epoch   2/900")
     child.kill(number)
     assert child.wait() == 128 + number
-    said = re.fullmatch(r"stopped in epoch (\d+) after ([\d,]+) images and saved; go on with: (.*)\n", child.stderr())
+    said = re.fullmatch(r"stopped in epoch (\d+) after ([\d,]+) samples and saved; go on with: (.*)\n", child.stderr())
     assert said, child.stderr()
     assert said[3] == f"fastsnn train --resume '{run}'"
     epoch = int(said[1])

@@ -17,9 +17,9 @@ from run_tools import Command
 
 import fastsnn
 from fastsnn import checkpoint, figures, plot
+from fastsnn.activity import CLASS_NAMES, Recording
 from fastsnn.cli import plot_runs
 from fastsnn.errors import RunFolderError
-from fastsnn.recording import CLASS_NAMES, Recording
 
 DIGITS = fastsnn.Config(dataset="digits", backend="torch", T=12, epochs=2, lr=0.02, train_samples=600, test_samples=230)
 RUNS = {

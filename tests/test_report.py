@@ -17,7 +17,7 @@ from run_tools import Command, small
 
 import fastsnn
 from fastsnn import report
-from fastsnn.recording import Recording
+from fastsnn.activity import Recording
 
 NAME = """<b>run & "one" 一"""
 """HTML would take this run's name apart."""

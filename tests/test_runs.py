@@ -8,9 +8,10 @@ import yaml
 from run_tools import Command, assert_same_run, metrics, small
 
 import fastsnn
-from fastsnn import checkpoint, training
+from fastsnn import checkpoint
 from fastsnn.errors import RunFolderError
-from fastsnn.runs import Run
+from fastsnn.training.loop import TrainingLoop
+from fastsnn.training.run_folder import Run
 
 
 def test_files_of_a_run(run: Path) -> None:
@@ -19,9 +20,10 @@ def test_files_of_a_run(run: Path) -> None:
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
     header, *lines = (run / "metrics.csv").read_text().splitlines()
     assert header == (
-        "epoch,train_loss,train_accuracy,test_loss,test_accuracy,train_seconds,test_seconds,images_per_second"
+        "epoch,train_loss,train_accuracy,test_loss,test_accuracy,train_seconds,test_seconds,samples_per_second,"
+        "firing_rate_1"
     )
-    assert [line.count(",") for line in lines] == [7, 7]
+    assert [line.count(",") for line in lines] == [8, 8]
     recorded = yaml.safe_load((run / "config.yaml").read_text())
     assert recorded["environment"]["torch"] == str(torch.__version__)
     assert (recorded["backend"], recorded["device"], recorded["threads"]) == ("torch", "cpu", 1)
@@ -48,7 +50,7 @@ def test_tensorboard_shows_what_metrics_holds(run: Path) -> None:
 
 def test_best_is_the_last_of_the_best_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.1, 0.5, 0.5, 0.2])
-    monkeypatch.setattr(training._Trainer, "test", lambda *_: (0.1, next(accuracies), 0.0))
+    monkeypatch.setattr(TrainingLoop, "evaluate", lambda *_: (0.1, next(accuracies), 0.0))
     fastsnn.train(small(tmp_path / "run", epochs=4))
     assert [len(checkpoint.load(tmp_path / "run" / name)["history"]) for name in ("best.pt", "last.pt")] == [3, 4]
 
@@ -77,10 +79,10 @@ def test_a_non_empty_folder_is_refused_and_overwrite_replaces_it(run: Path, tmp_
 
 def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastsnn.runs.time.strftime", lambda _: "now")
-    paths = [Run.create(fastsnn.Config(dataset="digits")).path for _ in range(3)]
+    monkeypatch.setattr("fastsnn.training.run_folder.time.strftime", lambda _: "now")
+    paths = [Run.create(fastsnn.Config(), "digits").path for _ in range(3)]
     assert [path.name for path in paths] == ["digits-now", "digits-now-2", "digits-now-3"]
-    assert Run.create(fastsnn.Config(name="mine")).path == Run.create(fastsnn.Config(name="mine")).path
+    assert Run.create(fastsnn.Config(name="mine"), "a").path == Run.create(fastsnn.Config(name="mine"), "b").path
 
 
 def test_what_a_killed_start_left_is_no_content(tmp_path: Path) -> None:

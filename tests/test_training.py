@@ -11,9 +11,12 @@ import torch
 from run_tools import StopAfter, assert_same, assert_same_run, metrics, small
 
 import fastsnn
-from fastsnn import backends, checkpoint, training
+from fastsnn import backends, checkpoint
 from fastsnn.errors import FastSNNError, Interrupted, TrainingDiverged
-from fastsnn.training import cores, network_of, permutation
+from fastsnn.networks import network_of
+from fastsnn.training.autograd_step import AutogradStep
+from fastsnn.training.machine import cores
+from fastsnn.training.splits import permutation
 
 PATHS = {
     "adam": {},
@@ -108,7 +111,7 @@ def test_eval_of_a_run_stopped_in_an_epoch_says_where(tmp_path: Path) -> None:
 
 def test_the_backends_share_initial_weights_and_order_and_agree(tmp_path: Path) -> None:
     weights = [
-        network_of(small(tmp_path, hidden=(12,)), 64, 10, backend).state_dict() for backend in ("torch", "numba")
+        network_of(small(tmp_path, hidden=(12,)), (64,), 10, backend).state_dict() for backend in ("torch", "numba")
     ]
     assert_same(dict(weights[0]), dict(weights[1]))
     histories = [
@@ -128,7 +131,7 @@ def test_the_backends_share_initial_weights_and_order_and_agree(tmp_path: Path) 
 def test_initial_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.rand(3)  # whatever the caller drew before
-        return network_of(small(tmp_path, seed=seed), 64, 10, "torch")[0].weight
+        return network_of(small(tmp_path), (64,), 10, "torch", seed=seed)[0].weight
 
     before = torch.get_rng_state()
     assert torch.equal(weights(5), weights(5))
@@ -136,7 +139,7 @@ def test_initial_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
     torch.set_rng_state(before)
     first = torch.rand(1)
     torch.set_rng_state(before)
-    network_of(small(tmp_path), 64, 10, "torch")
+    network_of(small(tmp_path), (64,), 10, "torch")
     assert torch.equal(torch.rand(1), first), "the caller's generator was moved"
 
 
@@ -243,7 +246,7 @@ def test_resume_takes_what_was_chosen_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("lr", 0.1), ("seed", 1), ("hidden", (5,)), ("backend", "numba"), ("T", 9)]
+    ("name", "value"), [("tau", 3.0), ("seed", 1), ("hidden", (5,)), ("backend", "numba"), ("T", 9)]
 )
 def test_resume_refuses_what_would_change_the_result(name: str, value: Any, tmp_path: Path) -> None:
     fastsnn.train(small(tmp_path / "run", epochs=1))
@@ -264,25 +267,22 @@ def test_a_network_that_diverges_keeps_the_last_good_checkpoint(options: dict[st
     assert not (run / "last.pt").exists()
     config = small(tmp_path / "good", **options | {"lr": 0.05}, epochs=1)
     fastsnn.train(config)
-    good = checkpoint.load(tmp_path / "good" / "last.pt")
-    good["optimizer"]["param_groups"][0]["lr"] = 1e37
-    (tmp_path / "good" / "last.pt").write_bytes(checkpoint.pack(good))
     before = (tmp_path / "good" / "last.pt").read_bytes()
     with pytest.raises(TrainingDiverged, match=r"in epoch 2, step .*; the last good checkpoint is kept in .*last\.pt"):
-        fastsnn.train(small(tmp_path / "good", **options | {"lr": 0.05}, epochs=9), resume=tmp_path / "good")
+        fastsnn.train(small(tmp_path / "good", **options, epochs=9), resume=tmp_path / "good")
     assert (tmp_path / "good" / "last.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("where", ["train", "evaluate"])
 def test_a_loss_that_is_not_finite_names_its_step(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = training.AutogradStep.train
+    original = AutogradStep.train
 
-    def train(self: Any, data: Any, order: torch.Tensor, epoch: int, batch_size: int) -> Any:
-        losses, correct = original(self, data, order, epoch, batch_size)
+    def train(self: Any, *arguments: Any) -> Any:
+        results = original(self, *arguments)
         self.calls = getattr(self, "calls", 0) + 1
-        return (losses * float("inf") if self.calls == 8 else losses), correct
+        return results._replace(losses=results.losses * float("inf")) if self.calls == 8 else results
 
-    monkeypatch.setattr(training.AutogradStep, "train", train)
+    monkeypatch.setattr(AutogradStep, "train", train)
     with pytest.raises(TrainingDiverged, match=r"the loss became NaN or infinite in epoch 2, step 3: .* kept in"):
         fastsnn.train(small(tmp_path / "run"))
 
@@ -296,14 +296,14 @@ def test_a_loss_that_is_not_finite_names_its_step(where: str, tmp_path: Path, mo
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("where", ["train", "evaluate", "prepare"])
+@pytest.mark.parametrize("where", ["train", "evaluate", "outputs"])
 def test_out_of_memory_names_the_knobs(
     error: Exception, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(training.AutogradStep, where, fail)
+    monkeypatch.setattr(AutogradStep, where, fail)
     with pytest.raises(FastSNNError, match=r"cpu ran out of memory: lower --batch-size \(now 16\) or -T \(now 4\)"):
         fastsnn.train(small(tmp_path / "run"))
 
@@ -312,7 +312,7 @@ def test_other_errors_of_torch_are_not_called_memory(tmp_path: Path, monkeypatch
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(training.AutogradStep, "train", fail)
+    monkeypatch.setattr(AutogradStep, "train", fail)
     with pytest.raises(RuntimeError, match="something else"):
         fastsnn.train(small(tmp_path / "run"))
 
@@ -321,7 +321,10 @@ def test_other_errors_of_torch_are_not_called_memory(tmp_path: Path, monkeypatch
     ("options", "said"),
     [
         ({"step": "fused"}, "step fused does not cover this run: backend is torch"),
-        ({"backend": "numba", "step": "fused", "hidden": (5,)}, "hidden is 5, and the fused step trains one layer"),
+        (
+            {"backend": "numba", "step": "fused", "hidden": (5,)},
+            "the network is not one LinearLIF, and the fused step trains one layer",
+        ),
         ({"amp": "bf16"}, "amp is bf16; allowed: off on cpu, which gains nothing from it"),
         ({"amp": "fp16", "backend": "numba"}, "amp is fp16; allowed: off on cpu"),
     ],

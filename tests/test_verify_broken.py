@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 from fastsnn import backends, verify
 from fastsnn.backends import Backend
+from fastsnn.config import FitConfig
 from fastsnn.encoding import poisson_encode
 from fastsnn.kernels import reference
-from fastsnn.steps import AutogradStep
+from fastsnn.sources.images import DataSet, Images
+from fastsnn.training.autograd_step import AutogradStep
+from fastsnn.training.readouts import Objective
 from fastsnn.verify import CASES, Row, Target
 from fastsnn.verify.training import Network
 
@@ -302,13 +305,26 @@ class TorchRateStep:
     def __post_init__(self) -> None:
         network = Network(self.weight, self.bias, self.parts.linear_lif, self.neuron)
         network.weight, network.bias = self.weight, None if "bias ignored" in self.bugs else self.bias  # type: ignore[assignment]
-        self.step = AutogradStep(network, self.optimizer, T=self.T, seed=self.seed, loss=self.loss)
-        self.prepare, self.sync = self.step.prepare, self.step.sync
+        self.network = network
+
+    def prepare(self, images: Tensor, labels: Tensor) -> Any:
+        return images, labels
+
+    def sync(self) -> None:
+        pass
+
+    def _step(self, data: Any) -> AutogradStep:
+        images, labels = data
+        source = Images(DataSet("job", images, labels, images, labels, tuple(images.shape[1:]), len(self.weight)))
+        config = FitConfig(T=self.T, seed=self.seed)
+        return AutogradStep(self.network, source, self.optimizer, config, Objective(loss=self.loss))
 
     def train(self, data: Any, order: Tensor, epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
         if "sample ids are places in the batch" in self.bugs:
             data, order = (data[0][order], data[1][order]), torch.arange(len(order))
-        losses, correct = self.step.train(data, order, 0 if "epoch ignored" in self.bugs else epoch, batch_size)
+        rates = [self.optimizer.param_groups[0]["lr"]] * -(-len(order) // batch_size)
+        epoch = 0 if "epoch ignored" in self.bugs else epoch
+        losses, correct, _ = self._step(data).train(order, epoch, batch_size, rates)
         state = self.optimizer.state[self.weight]
         if "steps not counted" in self.bugs:
             state["step"] = torch.tensor(1.0)
@@ -320,7 +336,7 @@ class TorchRateStep:
 
     def evaluate(self, data: Any, batch_size: int) -> tuple[Tensor, Tensor]:
         if "evaluation on the training stream" not in self.bugs:
-            return self.step.evaluate(data, batch_size)
+            return self._step(data).evaluate("test", torch.arange(len(data[0])), batch_size)[:2]
         x = poisson_encode(data[0], self.T, self.seed)
         spikes = self.parts.linear_lif(x, self.weight, self.bias, **self.neuron)[0]
         pairs = zip(spikes.split(batch_size, 1), data[1].split(batch_size), strict=True)

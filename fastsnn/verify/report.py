@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastsnn import runs
+from fastsnn import versions
 from fastsnn.kernels.contract import Measurement
 from fastsnn.verify.layers import Target
 
@@ -132,7 +132,7 @@ class Report:
             "neuron": self.neuron,
             "ok": self.ok,
             "machine": _machine(self.devices),
-            "versions": runs.versions(),
+            "versions": versions.versions(),
             "rows": [row.to_dict() for row in self.rows],
             "skipped": [vars(skipped) for skipped in self.skipped],
         }
@@ -148,7 +148,7 @@ def rerun_command(target: Target, case: str, neuron: str | None = None) -> str:
 def _machine(devices: list[torch.device]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": runs.cpu_name(),
+        "cpu": versions.cpu_name(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "gpus": [],

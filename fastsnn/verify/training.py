@@ -13,12 +13,15 @@ from torch.nn import functional as F
 import fastsnn
 from fastsnn import checkpoint
 from fastsnn.backends import Backend
-from fastsnn.config import recorded_config
+from fastsnn.config import FitConfig, recorded_config
 from fastsnn.kernels import contract, philox, reference
 from fastsnn.kernels.contract import Measurement
 from fastsnn.kernels.neurons import Neuron
 from fastsnn.sources import images as data
-from fastsnn.steps import EVALUATION, TRAINING, AutogradStep
+from fastsnn.sources.images import DataSet, Images
+from fastsnn.sources.store import STREAMS
+from fastsnn.training.autograd_step import AutogradStep
+from fastsnn.training.readouts import Objective
 from fastsnn.verify.case import Case, dyadic, generator
 from fastsnn.verify.layers import Target
 
@@ -41,7 +44,7 @@ class Network(nn.Linear):
                 self.bias.copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
+        x = x.flatten(2).to(self.weight.dtype)
         if self.backend is None:
             return reference.linear(x, self.weight, self.bias, self.neuron)[0]
         spikes, _ = self.backend.linear(x, self.weight, self.bias, self.neuron, None, {}, False, "auto")
@@ -97,10 +100,13 @@ def training(case: Case, target: Target) -> list[Measurement]:
     job = _digits_job(case)
     network = _network(case, job, target)
     optimizer = _optimizer(case, network)
-    step = _fused(case, target, network, optimizer) if case.fused else _layered(case, network, optimizer)
-    train_data = step.prepare(job.images.to(target.device), job.labels.to(target.device))
-    losses, _ = step.train(train_data, _order(case).to(target.device), EPOCH, case.batch_size)
-    step.sync()
+    images, labels, order = (tensor.to(target.device) for tensor in (job.images, job.labels, _order(case)))
+    if case.fused:
+        step = _fused(case, target, network, optimizer)
+        losses, _ = step.train(step.prepare(images, labels), order, EPOCH, case.batch_size)
+        step.sync()
+    else:
+        losses = _train_layered(case, network, optimizer, images, labels, order)
     exact_losses, exact_weight = _exact_training(case)
     found = [contract.loss_error(losses, exact_losses)]
     if case.small:
@@ -158,7 +164,7 @@ class _Expected:
     """What a fused step must do, in float64: the reference with the spikes of exact currents, and torch's optimizer."""
 
     def __init__(self, case: Case, job: Job, ids: Tensor) -> None:
-        x, spikes = _exact_spikes(case, job, ids, EPOCH, TRAINING)
+        x, spikes = _exact_spikes(case, job, ids, EPOCH, STREAMS["train"])
         bias = None if job.bias is None else job.bias.double()
         self.before = job
         self.network = Network(job.weight.double(), bias, None, case.neuron)
@@ -206,7 +212,7 @@ def _evaluation(case: Case, target: Target, job: Job) -> list[Measurement]:
     losses, correct = step.evaluate(evaluation, case.batch_size)
     parts = torch.arange(case.B).split(case.batch_size)
     expected = [
-        reference.rate_loss(_exact_spikes(case, job, ids, 0, EVALUATION)[1].double(), job.labels[ids], case.loss)
+        reference.rate_loss(_exact_spikes(case, job, ids, 0, STREAMS["test"])[1].double(), job.labels[ids], case.loss)
         for ids in parts
     ]
     wanted_losses, wanted_correct = (torch.stack(column) for column in zip(*expected, strict=True))
@@ -261,8 +267,7 @@ def _exact_training(case: Case) -> tuple[Tensor, Tensor]:
     job = _digits_job(case)
     bias = None if job.bias is None else job.bias.double()
     network = Network(job.weight.double(), bias, None, case.neuron)
-    step = _layered(case, network, _optimizer(case, network))
-    losses, _ = step.train((job.images, job.labels), _order(case), EPOCH, case.batch_size)
+    losses = _train_layered(case, network, _optimizer(case, network), job.images, job.labels, _order(case))
     return losses, network.weight.detach()
 
 
@@ -279,8 +284,14 @@ def _optimizer(case: Case, network: Network) -> torch.optim.Optimizer:
     return torch.optim.SGD(network.parameters(), lr=2.0, momentum=0.9)
 
 
-def _layered(case: Case, network: Network, optimizer: torch.optim.Optimizer) -> AutogradStep:
-    return AutogradStep(network, optimizer, T=case.T, seed=SEED, loss=case.loss)
+def _train_layered(
+    case: Case, network: Network, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, order: Tensor
+) -> Tensor:
+    """The losses of training layer by layer, as ``fastsnn.train`` does it without a fused step."""
+    source = Images(DataSet("job", images, labels, images, labels, tuple(images.shape[1:]), case.N))
+    step = AutogradStep(network, source, optimizer, FitConfig(T=case.T, seed=SEED), Objective(loss=case.loss))
+    rates = [optimizer.param_groups[0]["lr"]] * -(-len(order) // case.batch_size)
+    return step.train(order, EPOCH, case.batch_size, rates).losses
 
 
 def _fused(case: Case, target: Target, network: Network, optimizer: torch.optim.Optimizer | None) -> Any:

@@ -6,7 +6,7 @@ Steps are taken on these copies; :meth:`Parameters.store` brings torch's own ten
 follows them where they were changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,8 @@ class Parameters:
         self.planes = torch.zeros(3, *shape if exact else (1, 1), dtype=torch.bfloat16, device=weight.device)
         self.moments = [torch.zeros_like(self.weight) for _ in range(0 if optimizer is None else 2)]
         self.steps = 0
+        self.learning_rates: Sequence[float] | None = None
+        """The rate of each step of the next call; None takes the optimizer's for all."""
         self._ahead = False
         self._seen: list[tuple[int, int]] | None = None
         self.load()
@@ -109,10 +111,12 @@ class Parameters:
         if reason is not None:
             raise ValueError(reason)
         group = self._optimizer.param_groups[0]
-        lr = float(group["lr"])
+        rates = self.learning_rates or [float(group["lr"])] * steps
+        lr = torch.tensor(rates, dtype=torch.float64)
         if not self.adam:
             momentum = float(group["momentum"])
-            return torch.tensor([lr, 1.0]).repeat(steps, 1), torch.tensor([momentum, 0.0, 0.0, 0.0, 0.0])
+            table = torch.stack([lr, torch.ones_like(lr)], 1)
+            return table.float(), torch.tensor([momentum, 0.0, 0.0, 0.0, 0.0])
         beta1, beta2 = (float(beta) for beta in group["betas"])
         step = torch.arange(self.steps + 1, self.steps + steps + 1, dtype=torch.float64)
         table = torch.stack([lr / (1 - beta1**step), (1 - beta2**step).sqrt()], 1)

@@ -61,7 +61,9 @@ def proxy_fence(w: Writer, each: Instruction, parts: list[str]) -> None:
     w.lines.append("M.shared.fence(G)")
 
 
-@opcode("membar.cta", "membar.gl", "fence.acq_rel.cta", "fence.acq_rel.gpu", "griddepcontrol", "wgmma.fence.sync.aligned")
+@opcode(
+    "membar.cta", "membar.gl", "fence.acq_rel.cta", "fence.acq_rel.gpu", "griddepcontrol", "wgmma.fence.sync.aligned"
+)
 def fence(w: Writer, each: Instruction, parts: list[str]) -> None:
     """Memory is in order here, and a kernel starts when the one before it has ended."""
 

@@ -129,7 +129,13 @@ def _on_card(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def made(*args: Any, device: Any = None, **kwargs: Any) -> Any:
         source = args[0] if args and isinstance(args[0], Tensor) else None
-        kind = None if device is None else torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+        kind = (
+            None
+            if device is None
+            else torch.device("cuda", device)
+            if isinstance(device, int)
+            else torch.device(device)
+        )
         if isinstance(source, tensors.CardTensor) and (kind is None or kind.type == "cuda"):
             return function(*args, **kwargs)
         if isinstance(source, tensors.CardTensor):

@@ -133,7 +133,9 @@ class Machine:
                 mine = [chosen]
                 while mine:
                     mine, released = self._step(mine), []
-                    released = [group for group in mine if group.lanes[0] >> 5 != chosen.lanes[0] >> 5 or group.released]
+                    released = [
+                        group for group in mine if group.lanes[0] >> 5 != chosen.lanes[0] >> 5 or group.released
+                    ]
                     for group in released:
                         group.released = False
                         mine.remove(group)

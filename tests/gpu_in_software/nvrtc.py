@@ -96,4 +96,3 @@ def install(target: Target) -> None:
         warnings.simplefilter("ignore")  # of its age
         base = importlib.import_module("spikingjelly.activation_based.auto_cuda.base")
     mock.patch.object(base.CKernel, "get_ptrs", lambda self, arguments: tuple(arguments.values())).start()
-

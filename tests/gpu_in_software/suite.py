@@ -79,7 +79,10 @@ def cases(log: dict[str, Any]) -> tuple[str, str]:
     if "outcomes" in log:
         outcomes = log["outcomes"]
         bad = outcomes.get("failed", 0) + outcomes.get("error", 0)
-        return f"{outcomes.get('passed', 0)} passed, {outcomes.get('skipped', 0)} left out", f"{bad} failed" if bad else ""
+        return (
+            f"{outcomes.get('passed', 0)} passed, {outcomes.get('skipped', 0)} left out",
+            f"{bad} failed" if bad else "",
+        )
     return log.get("verdict", "").split(" (")[0] or "did not end", ""
 
 

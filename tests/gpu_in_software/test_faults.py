@@ -78,7 +78,9 @@ def test_race_between_blocks() -> None:
 
 def test_out_of_bounds_lane() -> None:
     """One lane beyond the end; with a mask there is none."""
-    with pytest.raises(GpuFault, match=r"access out of bounds: st.global.*thread 31 of block 0: 4 bytes at .*\(1 lanes\)"):
+    with pytest.raises(
+        GpuFault, match=r"access out of bounds: st.global.*thread 31 of block 0: 4 bytes at .*\(1 lanes\)"
+    ):
         run("mov.u32 %r0, 1;" + STORE, ints(31))
     masked = "mov.u32 %r0, 1; setp.lt.u32 %p1, %r196, 31;" + STORE.replace("st.global", "@%p1 st.global")
     assert not run(masked, ints(31)).faults

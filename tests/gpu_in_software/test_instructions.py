@@ -160,9 +160,7 @@ HALVES = [
 
 
 @pytest.mark.parametrize(("statements", "a", "b", "expected"), HALVES, ids=[row[0][:24] for row in HALVES])
-def test_halves(
-    statements: str, a: tuple[float, float], b: tuple[float, float], expected: tuple[float, float]
-) -> None:
+def test_halves(statements: str, a: tuple[float, float], b: tuple[float, float], expected: tuple[float, float]) -> None:
     words = [np.array(pair, np.float16).view(U32) for pair in (a, b)]
     assert np.array_equal(evaluate(statements, *words)[:1].view(np.float16), np.array(expected, np.float16))
 

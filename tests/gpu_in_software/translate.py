@@ -64,9 +64,7 @@ class Program:
         self.live = [[self.slots[name] for name in sorted(live)] for live in self.flow.live_in]
         self.homes = {name: _home(kernel, name) for name in names}
         self.dtypes = [NUMPY[self.homes[name]] for name in names]
-        self.functions = [
-            Writer(self, block, self.flow, index).function() for index, block in enumerate(kernel.blocks)
-        ]
+        self.functions = [Writer(self, block, self.flow, index).function() for index, block in enumerate(kernel.blocks)]
 
 
 def _home(kernel: Kernel, name: str) -> str:

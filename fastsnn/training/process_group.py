@@ -14,7 +14,7 @@ LAG = 2
 """Steps that a GPU may be behind when a stop signal is looked at: the host never waits for the step it has launched."""
 
 
-class Group:
+class ProcessGroup:
     """The processes of one run. A process of its own is a group of one, and every method leaves things as they are.
 
     A step makes one all-reduce, of its gradients, loss, counts and stop signals in one buffer, and no host waits in it.
@@ -28,7 +28,7 @@ class Group:
         self._buffers: dict[tuple[torch.device, int], Tensor] = {}
 
     @classmethod
-    def from_environment(cls) -> "Group":
+    def from_environment(cls) -> "ProcessGroup":
         """The group that torchrun describes, else a group of one."""
         numbers = (
             int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))

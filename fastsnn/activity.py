@@ -13,16 +13,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastsnn.config import DEFAULT_T, Config
 from fastsnn.encoding import poisson_encode
-from fastsnn.errors import RunFolderError
+from fastsnn.errors import FastSNNError, RunFolderError
 from fastsnn.kernels import contract, reference
 from fastsnn.monitor import EpochMetrics
-from fastsnn.progress import Progress
-from fastsnn.runs import Run
 from fastsnn.sources import images as data
-from fastsnn.steps import EVALUATION
+from fastsnn.sources.store import STREAMS
 from fastsnn.text import printable
-from fastsnn.training import EVALUATION_BATCH
+from fastsnn.training.epoch_results import EpochResults
+from fastsnn.training.loop import EVALUATION_BATCH
+from fastsnn.training.run_folder import Run
 
 CLASS_NAMES = {
     "fashion-mnist": (
@@ -71,20 +72,41 @@ class Recording:
         run = Run.reopen(path, writable=False)
         if run.checkpoint is None:
             raise RunFolderError(f"{path} has no checkpoint yet: it has no last.pt")
+        assert isinstance(run.config, Config)
         self.path, self.config = Path(path), run.config
         self._index, self._data_dir = sample, data_dir
         self.history = [EpochMetrics(**row) for row in run.checkpoint["history"]]
-        self._steps = Progress.from_state(run.checkpoint["progress"]).steps
-        model = run.checkpoint["model"]
+        self._steps = EpochResults.from_state(run.checkpoint["progress"]).steps
+        self._model = run.checkpoint["model"]
+        if self.is_linear:
+            _ = self.layers
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether these are linear layers of spiking neurons over Poisson coded images; else there are only curves."""
+        config = self.config
+        layers = not config.net and not config.network and config.readout in ("auto", "rate")
+        return layers and config.dataset in data.NAMES and config.encoder in ("none", "poisson")
+
+    @cached_property
+    def layers(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight [N, K] and bias [N] of each layer."""
+        if not self.is_linear:
+            raise FastSNNError(f"{self.path} is not linear layers over Poisson coded images; allowed: --what curves")
+        model = self._model
         try:
-            count = len(self.config.hidden) + 1
-            self.layers = [(model[f"{i}.weight"], model.get(f"{i}.bias")) for i in range(count)]
+            return [(model[f"{i}.weight"], model.get(f"{i}.bias")) for i in range(len(self.config.hidden) + 1)]
         except KeyError as error:
-            raise RunFolderError(f"the checkpoint in {path} is of another network: it has no {error}") from error
+            raise RunFolderError(f"the checkpoint in {self.path} is of another network: it has no {error}") from error
 
     @property
     def name(self) -> str:
         return printable(self.path.resolve().name)
+
+    @property
+    def T(self) -> int:
+        """Time steps per sample."""
+        return self.config.T or DEFAULT_T
 
     @property
     def result(self) -> str:
@@ -93,7 +115,7 @@ class Recording:
             return "no epoch finished yet"
         last = self.history[-1]
         more = f" (here {self._steps} steps of the next are done)" if self._steps else ""
-        return f"test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}{more}"
+        return f"{last.held_out} accuracy {last.accuracy:.2%} after epoch {last.epoch}{more}"
 
     @cached_property
     def dataset(self) -> data.DataSet:
@@ -167,7 +189,7 @@ class Recording:
         """The evaluation batch that begins at sample ``start``: its spikes [T, B, P] and each layer, [T, B, N]."""
         images = self.dataset.test_images[start : start + EVALUATION_BATCH]
         ids = torch.arange(start, start + len(images))
-        x = poisson_encode(images, self.config.T, self.config.seed, 0, EVALUATION, ids)
+        x = poisson_encode(images, self.T, self.config.seed, 0, STREAMS["test"], ids)
         return x, list(self._propagate(x))
 
     def _propagate(self, x: Tensor) -> Iterator[Activity]:

@@ -2,30 +2,36 @@
 
 import csv
 import io
-import platform
 import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, replace
-from importlib import metadata
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 from torch import nn
 
 from fastsnn import checkpoint
-from fastsnn.config import PLACE, Config, recorded_config
+from fastsnn.config import PLACE, Config, FitConfig, recorded_options
 from fastsnn.errors import RunFolderError
 from fastsnn.files import missing, remove_empty
-from fastsnn.monitor import EpochMetrics
+from fastsnn.monitor import COLUMNS, EpochMetrics
 from fastsnn.text import printable
 
-CHANGEABLE_ON_RESUME = ("epochs", "data_dir", *PLACE)
-LEFT_OPEN = {"dataset": "auto", "device": "auto", "backend": "auto", "step": "auto", "threads": None}
+CHANGEABLE_ON_RESUME = ("epochs", "lr", "data_dir", *PLACE)
+LEFT_OPEN = {
+    "dataset": "auto",
+    "T": None,
+    "device": "auto",
+    "backend": "auto",
+    "step": "auto",
+    "readout": "auto",
+    "loss": "auto",
+    "threads": None,
+}
 """Options whose value here means, on resume, the one that was chosen when the run began."""
 RELEASE = 1.0
 """Seconds in which the system gives up the lock of a process that was just killed."""
@@ -34,19 +40,24 @@ RELEASE = 1.0
 class Run:
     """An open run folder; as a context manager it is locked against other processes.
 
-    Where it is not ``writable`` (another process of the run writes it, or nobody does) it is only read.
+    If it is not ``writable`` (another process of the run writes it, or nobody does) it is only read.
     """
 
-    def __init__(self, path: Path, config: Config, state: dict[str, Any] | None, writable: bool) -> None:
+    def __init__(self, path: Path, config: FitConfig, state: dict[str, Any] | None, writable: bool) -> None:
         self.path, self.config, self.checkpoint = path, config, state
+        self.given: dict[str, str] | None = None
+        """What the folder can't make again: network and data that were given to ``fastsnn.fit``."""
         self._lock = FileLock(path / ".lock") if writable else None
         self._writer: Any = None
         self._new_folders: list[Path] = []
 
     @classmethod
-    def create(cls, config: Config, writable: bool = True) -> "Run":
-        """A new, empty folder; raises RunFolderError where it holds something and ``overwrite`` is not set."""
-        path = config.out or Path("runs") / (config.name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    def create(cls, config: FitConfig, data: str, writable: bool = True) -> "Run":
+        """A new, empty folder; raises RunFolderError if it holds something and ``overwrite`` is not set.
+
+        A folder that nobody named is called after the ``data`` and the time.
+        """
+        path = config.out or Path("runs") / (config.name or f"{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in str(path)):
             option, given = ("out", config.out) if config.out else ("name", config.name)
             raise ValueError(f"{option} is '{printable(str(given))}'; allowed: UTF-8 without control characters")
@@ -70,12 +81,17 @@ class Run:
         return run
 
     @classmethod
-    def reopen(cls, path: Path, changes: Config | None = None, *, writable: bool = True) -> "Run":
-        """A run that was started before; ``changes`` may differ in what does not change its results."""
+    def reopen(
+        cls, path: Path, changes: FitConfig | None = None, *, kind: type[FitConfig] = Config, writable: bool = True
+    ) -> "Run":
+        """A run that was started before; ``changes`` may differ in what :data:`CHANGEABLE_ON_RESUME` names.
+
+        ``kind`` is Config for a run of `fastsnn train`, FitConfig for one of ``fastsnn.fit``.
+        """
         path = Path(path)
         if not (path / "config.yaml").is_file():
             raise RunFolderError(f"{path} is not a run folder: it has no config.yaml")
-        config = recorded_config(path)
+        config = recorded_options(path, kind)
         if changes is not None:
             config = _changed(config, changes)
         state = _last_checkpoint(path) if (path / "last.pt").exists() else None
@@ -141,19 +157,30 @@ class Run:
         if self._lock is None:
             return
         self._write("metrics.csv", _csv(history))
-        metrics = asdict(history[-1])
-        epoch = metrics.pop("epoch")
+        self._show(history[-1])
+
+    def save_test(self, state: dict[str, Any], history: list[EpochMetrics], tested: EpochMetrics) -> None:
+        """The history once more, in which the epoch ``tested`` now has its test loss and accuracy."""
+        self.save(state, history)
+        if self._lock is None:
+            return
+        self._write("metrics.csv", _csv(history))
+        self._show(tested, "test_loss", "test_accuracy")
+
+    def _show(self, row: EpochMetrics, *names: str) -> None:
+        """Write numbers of an epoch (default all that it has) for TensorBoard."""
+        columns = row.columns()
+        epoch = columns.pop("epoch")
         with self._explained("TensorBoard's events"):
-            for name, value in metrics.items():
-                self._writer.add_scalar(name.replace("_", "/", 1), value, epoch)
+            for name, value in columns.items():
+                if value is not None and name in (names or columns):
+                    self._writer.add_scalar(name.replace("_", "/", 1), value, epoch)
             self._writer.flush()
 
     def _recorded(self) -> dict[str, Any]:
         """The options that belong to the run, wherever it is put and from wherever it is resumed."""
         recorded = {name: value for name, value in self.config.to_dict().items() if name not in PLACE}
-        if self.config.data_dir is not None:
-            recorded["data_dir"] = str(self.config.data_dir.absolute())
-        return recorded
+        return absolute(recorded) if self.given is None else absolute(recorded) | {"given": self.given}
 
     def _write(self, name: str, content: str | bytes | memoryview) -> None:
         path = self.path / name
@@ -177,7 +204,7 @@ class Run:
 
 
 def _last_checkpoint(run: Path) -> dict[str, Any]:
-    """What last.pt holds; where it can't be read, RunFolderError says whether best.pt can."""
+    """What last.pt holds; if it can't be read, RunFolderError says whether best.pt can."""
     try:
         return checkpoint.load(run / "last.pt")
     except RunFolderError as error:
@@ -204,10 +231,24 @@ def _make_folder(path: Path, exist_ok: bool) -> Path:
             new = path.with_name(f"{path.name}-{number}")
 
 
-def _changed(config: Config, changes: Config) -> Config:
+def absolute(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose paths hold wherever the run is resumed from."""
+    paths = [name for name in ("data_dir", "network") if options.get(name) is not None]
+    if (
+        any(sign in options.get("dataset", "") for sign in ("/", "\\", ".np"))
+        or Path(options.get("dataset", "")).is_file()
+    ):
+        paths.append("dataset")
+    return options | {name: str(Path(options[name]).expanduser().absolute()) for name in paths}
+
+
+def _changed(config: FitConfig, changes: FitConfig) -> FitConfig:
     """``changes`` on top of a run's own options; raises ValueError for one that would change its results."""
-    before, after = config.to_dict(), changes.to_dict()
-    kept = {name: before[name] for name, value in LEFT_OPEN.items() if after[name] == value}
+    before, after = absolute(config.to_dict()), changes.to_dict()
+    if type(changes) is not type(config):
+        raise TypeError(f"config is a {type(changes).__name__}; allowed: a {type(config).__name__}, as the run's own")
+    kept = {name: before[name] for name, value in LEFT_OPEN.items() if name in after and after[name] == value}
+    after = absolute(after)
     for name, value in (after | kept).items():
         if value != before[name] and name not in CHANGEABLE_ON_RESUME:
             raise ValueError(
@@ -217,7 +258,7 @@ def _changed(config: Config, changes: Config) -> Config:
     return replace(changes, **kept)
 
 
-def _check_same_run(path: Path, config: Config, state: dict[str, Any]) -> None:
+def _check_same_run(path: Path, config: FitConfig, state: dict[str, Any]) -> None:
     """Raise RunFolderError where a checkpoint was copied from another run, or config.yaml was edited."""
     recorded = state.get("config")
     if not isinstance(recorded, dict) or not {"model", "optimizer", "progress", "history"} <= state.keys():
@@ -232,7 +273,7 @@ def _check_same_run(path: Path, config: Config, state: dict[str, Any]) -> None:
 
 
 def load_state(network: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Load weights; raises RunFolderError where they are another network's."""
+    """Load weights; raises RunFolderError if they are another network's."""
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -240,34 +281,11 @@ def load_state(network: nn.Module, state: dict[str, Any], path: Path) -> None:
         raise RunFolderError(f"the checkpoint in {path} is of another network: {reason}") from error
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {
-        "fastsnn": metadata.version("fastsnn"),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-    }
-    for package in ("numpy", "numba", "triton", "spikingjelly", "cupy-cuda12x", "cupy-cuda13x"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cpu_name() -> str:
-    """The processor's name, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def _csv(history: list[EpochMetrics]) -> str:
+    rows = [row.columns() for row in history]
+    names = dict.fromkeys(COLUMNS) | {name: None for row in rows for name in row}
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(EpochMetrics)], lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(names), lineterminator="\n")
     writer.writeheader()
-    for row in history:
-        writer.writerow(asdict(row))
+    writer.writerows(rows)
     return buffer.getvalue()
