@@ -49,6 +49,9 @@ def test_wav_files_become_mel_bands(
     assert batch.lengths.tolist() == [8, 13, 18] * 2, "10 ms a step, the last window whole"
     assert isinstance(batch.x, torch.Tensor)
     assert torch.count_nonzero(batch.x[8:, 0]) == 0
+    frames = torch.cat([batch.x[:length, i] for i, length in enumerate(batch.lengths)])
+    assert frames.mean(0).abs().max() < 0.01
+    assert (frames.std(0, correction=0) - 1).abs().max() < 0.01
     # The band of a tone is where the mel scale puts it: 20 bands up to 4 kHz, 2146 mel.
     for sample, hertz in ((2, 2000), (5, 300)):
         raw = import_module("wav_to_npz").log_mel(tone(hertz, 0.2) / 32767, 8000, 20)

@@ -28,6 +28,16 @@ def test_nmnist_is_binned_as_spikingjelly_does(tmp_path: Path, binning: str) -> 
     assert source.batch("train", torch.arange(10), 7).y.tolist() == list(range(10))
 
 
+@pytest.mark.parametrize("binning", ["time", "count"])
+@pytest.mark.parametrize("events", [14, 23, 40])
+def test_what_does_not_divide_belongs_to_the_last_step(tmp_path: Path, binning: str, events: int) -> None:
+    write_nmnist(tmp_path)
+    recording = [(i % 34, i // 34, i % 2, 100 + i) for i in range(events)]
+    (tmp_path / "Train" / "0" / "00000.bin").write_bytes(nmnist_bytes(recording))
+    counts = everything(opened("nmnist", tmp_path, T=5, binning=binning, values="counts"))[:, 0]
+    np.testing.assert_array_equal(counts.numpy(), spikingjelly_frames(recording, 5, binning, 34))
+
+
 def test_a_fixed_duration_drops_later_events(tmp_path: Path) -> None:
     write_nmnist(tmp_path)
     path = tmp_path / "Train" / "0" / "00000.bin"
