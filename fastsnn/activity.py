@@ -85,8 +85,9 @@ class Recording:
     def is_linear(self) -> bool:
         """Whether these are linear layers of spiking neurons over Poisson coded images; else there are only curves."""
         config = self.config
-        layers = not config.net and not config.network and config.readout in ("auto", "rate")
-        return layers and config.dataset in data.NAMES and config.encoder in ("none", "poisson")
+        layers = not (config.net or config.network or config.recurrent) and config.readout in ("auto", "rate")
+        poisson = config.dataset in data.NAMES and config.encoder in ("none", "poisson")
+        return layers and poisson and not config.layer_neuron().learns
 
     @cached_property
     def layers(self) -> list[tuple[Tensor, Tensor | None]]:
@@ -195,6 +196,6 @@ class Recording:
     def _propagate(self, x: Tensor) -> Iterator[Activity]:
         for weight, bias in self.layers:
             current = torch.nn.functional.linear(x, weight, bias)
-            x, _ = reference.scan(current, neuron := self.config.neuron)
+            x, _ = reference.scan(current, neuron := self.config.layer_neuron())
             distance = contract.trajectory(current, neuron, None, x).distance
-            yield Activity(x, (distance + neuron.v_threshold).float())
+            yield Activity(x, (distance + neuron.parameters().get("v_threshold", 0.0)).float())

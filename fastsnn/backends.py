@@ -102,9 +102,9 @@ class TorchBackend:
     ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
         dense = x.unpack() if isinstance(x, PackedSpikes) else x
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        given = (None if tensor is None else tensor.to(wide) for tensor in (dense, weight, recurrent_weight, bias))
-        states = None if state is None else tuple(state)
-        output, last = reference.recurrent(*given, neuron, states, initial, parameters)  # type: ignore[arg-type, misc]
+        states, b = None if state is None else tuple(state), None if bias is None else bias.to(wide)
+        operands = dense.to(wide), weight.to(wide), recurrent_weight.to(wide)
+        output, last = reference.recurrent(*operands, b, neuron, states, initial, parameters)
         return PackedSpikes.pack(output) if packed else output.to(weight.dtype), torch.stack(last)
 
     def rate_classifier(self) -> ModuleType | None:

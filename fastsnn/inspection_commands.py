@@ -22,6 +22,7 @@ def verify(
     device: str | None = None,
     quick: Annotated[bool, Parameter(negative=())] = False,
     case: str | None = None,
+    neuron: str | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> None:
     """Show that every backend of this machine computes the same thing as eager PyTorch.
@@ -36,6 +37,9 @@ def verify(
         Run a part of the cases.
     case
         Run one case alone, by the name that a failure shows.
+    neuron
+        Verify this neuron alone, as module:Class, file.py:Class or "plif(tau=3)"; a gradient that it brings is compared
+        with the one of its step.
     json_file
         Write what was found to this file, in the form that docs/gpus keeps.
     """
@@ -46,7 +50,12 @@ def verify(
         raise ValueError(f"json is {json_file}; allowed: a file in a folder that exists")
     with output.status("") as status:
         report = harness.verify(
-            backend, device, quick, case, lambda row: status.update(f"{row.backend} on {row.device}: {row.group}")
+            backend,
+            device,
+            quick,
+            case,
+            lambda row: status.update(f"{row.backend} on {row.device}: {row.group}"),
+            neuron=neuron,
         )
     tables.verification(output, report, with_traceback=case is not None)
     if json_file is not None:

@@ -158,7 +158,8 @@ def scan(
     return output, final
 
 
-@torch.compiler.allow_in_graph  # torch.compile need not look into the expressions of a neuron
+# torch.compile need not look into the expressions of a neuron.
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def learnt_values(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> list[Tensor]:
     """The neuron's constants that are made of learnt parameters, through which gradients flow to these."""
     prepared, given = ready(neuron, learnt, parameters)

@@ -192,9 +192,11 @@ def where(condition: Operand, a: Operand, b: Operand) -> Value:
             _refuse("asks where() for something that is no comparison")
         return arithmetic("where", condition, a, b)
     yes, no = (torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else torch.float64) for x in (a, b))
+    assert isinstance(condition, Tensor)
     chosen = torch.where(condition, yes, no)
     # Doubles of no axes give way to the precision of an operand with axes; between two of them none is said.
-    return chosen if yes.dim() or no.dim() else chosen.to(_precision.get() or torch.get_default_dtype())
+    wanted = chosen if yes.dim() or no.dim() else chosen.to(_precision.get() or torch.get_default_dtype())
+    return wanted  # type: ignore[return-value]
 
 
 def select(spike: Operand, on: Operand, off: Operand) -> Value:

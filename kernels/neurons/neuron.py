@@ -51,7 +51,7 @@ class Neuron:
     """Sharpness of the surrogate; None takes the surrogate's own default (2 for atan)."""
 
     def __post_init__(self) -> None:
-        for name, kind in fields_of(type(self)).items():
+        for name, kind in fields_of(type(self)).items():  # type: ignore[arg-type]
             object.__setattr__(self, name, _checked(name, kind, getattr(self, name)))
         name = ALIASES.get(self.surrogate, self.surrogate)
         if name not in SURROGATES:
@@ -135,7 +135,8 @@ def fields_of(kind: Any) -> dict[str, object]:
 
 def parameters_of(kind: type[Neuron]) -> tuple[str, ...]:
     """The fields that hold numbers."""
-    return tuple(name for name, hint in fields_of(kind).items() if float in (hint, *get_args(hint)))
+    hints = fields_of(kind).items()  # type: ignore[arg-type]
+    return tuple(name for name, hint in hints if float in (hint, *get_args(hint)))
 
 
 def _checked(name: str, hint: object, value: object) -> object:
@@ -193,7 +194,7 @@ def _read(key: str) -> Neuron:
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         allowed = "module:Class(field=value, ...) of a neuron's class that can be imported"
         raise ValueError(f"neuron is {key!r}; allowed: {allowed} ({error})") from error
-    return kind(**fields)
+    return kind(**fields)  # type: ignore[arg-type]
 
 
 def _literal(value: ast.expr) -> object:

@@ -59,7 +59,7 @@ def currents(
     shape = shape_of(T, inner.numel(), K, N)
     share = threshold(way, shape, forward=True) if K else None
     words = None if share is None else _words(x, way)
-    if words is None:
+    if words is None or share is None:
         out.copy_(linear(_dense(x), weight.float(), None if bias is None else bias.float()))
         return out
     workers = _workers(shape)
