@@ -20,6 +20,7 @@ from fastsnn.kernels.numba import spike_products
 from fastsnn.kernels.numba.spike_products import choice
 from fastsnn.kernels.numba.spike_products.layout import shape_of
 from fastsnn.kernels.packed import PackedSpikes
+from fastsnn.training import cores
 
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5)
 ROUNDS = 7
@@ -83,7 +84,9 @@ def measure(layer: Layer, density: float, threads: int) -> Line:
     grad, out = torch.randn(layer.T, layer.B, layer.N), torch.empty(layer.T, layer.B, layer.N)
     weight_grad = torch.empty(layer.N, layer.K)
     works: dict[str, Callable[[], object]] = {"pack": lambda: spike_products.pack(x)}
-    for way, operand in (("dense", x), ("tables", packed), ("lists", packed)):
+    ways: tuple[tuple[spike_products.Way, Tensor | PackedSpikes], ...]
+    ways = (("dense", x), ("tables", packed), ("lists", packed))
+    for way, operand in ways:
         works[f"currents {way}"] = lambda x=operand, way=way: spike_products.currents(x, weight, bias, out, way)
         works[f"gradient {way}"] = lambda x=operand, way=way: spike_products.weight_gradient(
             x, grad, weight_grad, way=way
@@ -93,11 +96,10 @@ def measure(layer: Layer, density: float, threads: int) -> Line:
     shape = shape_of(layer.T, layer.B, layer.K, layer.N)
     shares = [choice.threshold("auto", shape, forward) for forward in (True, False)]
     chosen = ["dense" if share is None else "lists" if density < share else "tables" for share in shares]
-    return Line(
-        layer, density, threads,
-        *({way: times[f"{what} {way}"] for way in ("dense", "tables", "lists")} for what in ("currents", "gradient")),
-        times["pack"], *chosen,
-    )  # fmt: skip
+    forward, backward = (
+        {way: times[f"{what} {way}"] for way in ("dense", "tables", "lists")} for what in ("currents", "gradient")
+    )
+    return Line(layer, density, threads, forward, backward, times["pack"], *chosen)
 
 
 def _alternate(works: dict[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, float]:
@@ -123,7 +125,7 @@ def main() -> None:
     about = machine.describe(device, quick=False)
     lines = []
     print("currents, then gradient, ms: dense tables lists, chosen")
-    for threads in sorted({1, machine.cores()}):
+    for threads in sorted({1, cores()}):
         for layer in LAYERS:
             for density in DENSITIES:
                 line = measure(layer, density, threads)

@@ -96,7 +96,7 @@ def product(shape: Shape, share: float, workers: int, words: Any, weight: Any = 
     empty = np.empty(0, np.float32)
     return Product(
         shape, share, words, weight.reshape(-1) if forward else empty, empty if bias is None else bias, meeting(),
-        spikes_for(shape, forward), parts,
+        spikes_for(shape, share, forward), parts,
         panels=aligned_empty((parts * panels * (shape.K + (not forward)) * lanes,), np.float32),
         tables=aligned_empty((workers, TABLE_SIZE // LANES * lanes), np.float32),
         blocks=aligned_empty((workers, chunk, shape.rows * lanes), np.float32),

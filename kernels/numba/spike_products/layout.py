@@ -5,6 +5,7 @@ Its rows are pairs (time step, sample), 64 to a word: row r is bit r % 64 of wor
 steps takes ceil(T/64) words for itself; of shorter ones a word holds ``per_word``, one after the other.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,16 +69,17 @@ class Spikes(NamedTuple):
     """int64 [64 words or more]: 0, 1, 2, ..."""
 
 
-def spikes_for(shape: Shape, forward: bool) -> Spikes:
-    """Memory for the groups' spikes, of which only what is written is ever touched."""
+def spikes_for(shape: Shape, share: float, forward: bool) -> Spikes:
+    """Memory for the groups' spikes, and for lists of groups in which a smaller share than this spikes."""
     rows, blocks = COLUMNS * shape.words, -(-shape.K // COLUMNS)
+    listable = shape.K * min(shape.T * shape.samples, shape.rows)  # spikes of a group
     return Spikes(
         counts=np.empty((2, shape.groups), np.int64),
         inputs=np.empty((shape.groups, shape.K), np.int32),
         by_input=aligned_empty((shape.groups, shape.words, shape.K), np.uint64),
         by_row=aligned_empty((shape.groups if forward else 0, blocks, rows), np.uint64),
         starts=np.empty((shape.groups, (rows if forward else shape.K) + 1), np.int64),
-        lists=np.empty(shape.T * shape.B * shape.K, np.int32),
+        lists=np.empty(math.ceil(min(max(share, 0.0), 1.0) * shape.groups * listable), np.int32),
         identity=np.arange(max(rows, COLUMNS)),
     )
 
