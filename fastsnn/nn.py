@@ -111,6 +111,8 @@ def add_learnt_parameters(
         if name not in neuron.learnable():
             raise ValueError(f"learn has {name!r}; {type(neuron).__name__} allows: {', '.join(neuron.learnable())}")
         if hasattr(module, name):
-            raise ValueError(f"learn has {name!r}, which {type(module).__name__} has too; give the parameter another name")
+            raise ValueError(
+                f"learn has {name!r}, which {type(module).__name__} has too; give the parameter another name"
+            )
         module.register_parameter(name, nn.Parameter(torch.full(tuple(size), values[name], dtype=dtype, device=device)))
     return names

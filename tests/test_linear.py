@@ -39,7 +39,12 @@ every = pytest.mark.parametrize("kernel", KERNELS)
 
 
 def call(
-    kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None = None, v: Tensor | None = None, neuron: LIF | None = None
+    kernel: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    v: Tensor | None = None,
+    neuron: LIF | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Spikes and the last v."""
     backend, path = KERNELS[kernel]
@@ -49,7 +54,9 @@ def call(
     return spikes, final[0]
 
 
-def call_op(kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | None, neuron: LIF, keep: bool) -> Any:
+def call_op(
+    kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | None, neuron: LIF, keep: bool
+) -> Any:
     """The operator: spikes, last v, and what was kept."""
     backend, path = KERNELS[kernel]
     state = None if v is None else v[None]

@@ -185,7 +185,9 @@ def test_refusals() -> None:
     x, weight, *_ = (tensor.to(DEVICE) for tensor in linear_case(3, 2, 7, 4))
     with pytest.raises(TypeError, match="weight has dtype int8; allowed: float32, float64, float16, bfloat16"):
         fastsnn.linear(x, weight.to(torch.int8), backend="triton")
-    with pytest.raises(ValueError, match="triton cannot compute this: its kernels compute in fp32, not in float64; allowed"):
+    with pytest.raises(
+        ValueError, match="triton cannot compute this: its kernels compute in fp32, not in float64; allowed"
+    ):
         fastsnn.linear(x, weight.double(), backend="triton")
     with pytest.raises(ValueError, match=r"x has shape \[3, 2, 0\]; allowed: .* T and K at least 1"):
         fastsnn.linear(x[..., :0], weight[:, :0], backend="triton")
@@ -196,7 +198,9 @@ def test_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
         backends.unusable.cache_clear()
         with monkeypatch.context() as patch:
             patch.delenv("TRITON_INTERPRET", raising=False)
-            with pytest.raises(BackendUnavailable, match=r"cannot run on cpu: it needs a CUDA GPU; .* TRITON_INTERPRET=1"):
+            with pytest.raises(
+                BackendUnavailable, match=r"cannot run on cpu: it needs a CUDA GPU; .* TRITON_INTERPRET=1"
+            ):
                 operation(torch.zeros(2, 1, 3), backend="triton")
             backends.unusable.cache_clear()
             patch.setattr("importlib.util.find_spec", lambda name: None)

@@ -209,9 +209,7 @@ def test_all_outputs_are_written_and_nothing_else(T: int, pack: bool) -> None:
     for shape, dtype in (((T, 3, 43), torch.float32), ((3, T, 3, 43), torch.bfloat16)):
         grad_current, grad_state, total = empty(*shape, dtype=dtype), empty(1, 3, 43), empty(3, 43)
         rows = torch.empty(0, 3, 43, device=DEVICE)
-        triton_scan.scan_backward(
-            neuron, grad_spikes, grad_v[None], kept, {}, grad_current, grad_state, rows, total
-        )
+        triton_scan.scan_backward(neuron, grad_spikes, grad_v[None], kept, {}, grad_current, grad_state, rows, total)
         empty.check()
         summed = grad_current.float().sum(0) if dtype == torch.bfloat16 else grad_current
         torch.testing.assert_close(total, summed.sum(0), rtol=1e-5, atol=1e-5)

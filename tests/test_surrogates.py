@@ -31,7 +31,9 @@ class Slope(Neuron):
 
 
 def derivative(backend: str, x: Tensor, surrogate: str, alpha: float) -> Tensor:
-    return run_op(backend, x[None].to(device_of(backend)), Slope(surrogate=surrogate, alpha=alpha), keep=False)[0][0].cpu()
+    return run_op(backend, x[None].to(device_of(backend)), Slope(surrogate=surrogate, alpha=alpha), keep=False)[0][
+        0
+    ].cpu()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3, 7.0])
