@@ -61,7 +61,7 @@ def linear_forward_kernel(
         state = ()
         for k in tl.static_range(STATES):
             state += (tl.zeros((SAMPLES, BLOCK_N), tl.float32) + rest[k],)
-    learnt = load_rows(rows_ptr, stride_state, lanes, mask_lanes, ROWS_LEARNT, 1.0)  # what a step may divide by
+    learnt = load_rows(rows_ptr, stride_state, lanes, mask_lanes, ROWS_LEARNT, 1.0)  # a step may divide by them
     for start in range(0, T, GROUP):
         currents = ()
         for i in tl.static_range(GROUP):

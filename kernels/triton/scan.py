@@ -20,7 +20,7 @@ from fastsnn.kernels.triton.program import device_function
 
 @triton.jit
 def load_rows(ptr, stride, offs, mask, COUNT: tl.constexpr, OTHER: tl.constexpr = 0.0):
-    """COUNT rows of fp32 numbers, ``stride`` apart, as a tuple."""
+    """COUNT rows of fp32 numbers, ``stride`` apart, as a tuple; OTHER for lanes without a neuron."""
     values = ()
     for k in tl.static_range(COUNT):
         values += (tl.load(ptr + tl.cast(k, tl.int64) * stride + offs, mask=mask, other=OTHER),)
@@ -43,7 +43,7 @@ def scan_forward_kernel(
         state = ()
         for k in tl.static_range(STATES):
             state += (tl.zeros((BLOCK,), tl.float32) + rest[k],)
-    rows = load_rows(rows_ptr, n, offs, mask, ROWS, 1.0)  # what a step may divide by
+    rows = load_rows(rows_ptr, n, offs, mask, ROWS, 1.0)  # a step may divide by them
     current_ptrs = current_ptr + offs * stride_current_n
     word = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, T, UNROLL):
@@ -95,7 +95,7 @@ def scan_backward_kernel(
         grad_state = ()
         for _ in tl.static_range(STATES):
             grad_state += (tl.zeros((BLOCK,), tl.float32),)
-    rows = load_rows(rows_ptr, n, offs, mask, ROWS, 1.0)  # what a step may divide by
+    rows = load_rows(rows_ptr, n, offs, mask, ROWS, 1.0)  # a step may divide by them
     grad_rows = ()
     for _ in tl.static_range(LEARNT):
         grad_rows += (tl.zeros((BLOCK,), tl.float32),)
