@@ -6,25 +6,25 @@ and expects these tests to fail.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from fastsnn.backends import Backend
-from fastsnn.kernels import contract
-from fastsnn.kernels.numba import lif as cpu_lif
-from fastsnn.kernels.rate_classifier.numba import step as cpu_rate_step
+from fastsnn import backends
+from fastsnn.kernels import contract, linear, scan
+from fastsnn.kernels.numba import scan as numba_scan
+from fastsnn.kernels.rate_classifier.numba import step as numba_rate_step
 from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
-from fastsnn.kernels.rate_classifier.triton import step as rate_step
-from fastsnn.kernels.triton import lif, linear_lif, linear_lif_forward, planes
+from fastsnn.kernels.triton import linear_forward, planes
+from fastsnn.kernels.triton import scan as triton_scan
 from fastsnn.verify import CASES, CHECKS, Target
 
 GPU = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 CPU = torch.device("cpu")
 
-LIF = [
+SCAN = [
     "lif-hard-decay-attached-tau2-atan",
     "lif-hard-whole-detached-tau3.7-sigmoid",
     "lif-rest-decay-attached-tau3.7-erf",
@@ -35,7 +35,7 @@ LIF = [
     "lif-T131",
     "threshold-atan",
 ]
-LINEAR_LIF = [
+LINEAR = [
     "linear-hard-decay-attached-tau2",
     "linear-soft-whole-attached-tau3.7",
     "linear-random-primes",
@@ -80,53 +80,74 @@ def launched(monkeypatch: pytest.MonkeyPatch, module: Any, *names: str) -> Itera
     assert [name for name, kernel in kernels.items() if not kernel.launches] == []
 
 
-def refuse(*_: Any, **__: Any) -> Any:
-    raise AssertionError("another operator was called than the one under test")
+class Alone(backends.CompiledBackend):
+    """A backend that has one operation and no other."""
+
+    def __init__(self, name: str, operation: str, path: str = "auto") -> None:
+        self.name, self.operation, self.path = name, operation, path
+
+    def refusal(self, device: torch.device) -> None:
+        return None
+
+    def scan(self, *arguments: Any) -> Any:
+        assert self.operation == "scan"
+        return scan.scan(*arguments, self.name)
+
+    def linear(self, x: Any, *arguments: Any) -> Any:
+        assert self.operation == "linear"
+        *given, packed, _ = arguments
+        return linear.linear(x, *given, self.name, packed, self.path)
+
+    def rate_classifier(self) -> ModuleType:
+        assert self.operation == "rate_classifier"
+        module = backends.load(self.name).rate_classifier()
+        assert module is not None
+        return module
 
 
-def check(case: str, name: str, lif: Any = refuse, linear_lif: Any = refuse, rate_step: Any = None) -> None:
+def check(case: str, name: str, operation: str, path: str = "auto") -> None:
     device = GPU if name == "triton" else CPU
     mode = "cpu" if name == "numba" else "gpu" if device.type == "cuda" else "interpreter"
-    target = Target(Backend(name, lif, linear_lif, rate_step), device, mode)
+    target = Target(Alone(name, operation, path), device, mode)
     contract.require(*CHECKS[CASES[case].group](CASES[case], target))
 
 
-@pytest.mark.parametrize("case", LIF)
-def test_triton_lif(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with launched(monkeypatch, lif, "lif_forward_kernel", "lif_backward_kernel"):
-        check(case, "triton", lif=lif.lif)
+@pytest.mark.parametrize("case", SCAN)
+def test_triton_scan(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with launched(monkeypatch, triton_scan, "scan_forward_kernel", "scan_backward_kernel"):
+        check(case, "triton", "scan")
 
 
-@pytest.mark.parametrize("case", LIF)
-def test_numba_lif(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with launched(monkeypatch, cpu_lif, "forward", "backward"):
-        check(case, "numba", lif=cpu_lif.lif)
+@pytest.mark.parametrize("case", SCAN)
+def test_numba_scan(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with launched(monkeypatch, numba_scan, "forward", "backward"):
+        check(case, "numba", "scan")
 
 
-@pytest.mark.parametrize("case", LINEAR_LIF)
-def test_triton_linear_lif(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", LINEAR)
+def test_triton_linear(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
-        stack.enter_context(launched(monkeypatch, linear_lif_forward, "linear_lif_forward_kernel"))
+        stack.enter_context(launched(monkeypatch, linear_forward, "linear_forward_kernel"))
         if case not in FORWARD:
-            stack.enter_context(launched(monkeypatch, lif, "lif_backward_kernel"))
+            stack.enter_context(launched(monkeypatch, triton_scan, "scan_backward_kernel"))
             stack.enter_context(launched(monkeypatch, planes, "matmul_kernel"))
-        check(case, "triton", linear_lif=partial(linear_lif.linear_lif, path="fused"))
+        check(case, "triton", "linear", path="fused")
 
 
-@pytest.mark.parametrize("case", LINEAR_LIF)
-def test_numba_linear_lif(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with launched(monkeypatch, cpu_lif, "forward", *["backward"] * (case not in FORWARD)):
-        check(case, "numba", linear_lif=cpu_lif.linear_lif)
+@pytest.mark.parametrize("case", LINEAR)
+def test_numba_linear(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with launched(monkeypatch, numba_scan, "forward", *["backward"] * (case not in FORWARD)):
+        check(case, "numba", "linear")
 
 
 @pytest.mark.parametrize("case", RATE_STEP)
 def test_triton_rate_step(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = ["encode_kernel", "step_kernel", "update_kernel"]
     with launched(monkeypatch, rate_step_launch, *kernels):
-        check(case, "triton", rate_step=rate_step)
+        check(case, "triton", "rate_classifier")
 
 
 @pytest.mark.parametrize("case", RATE_STEP)
 def test_numba_rate_step(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with launched(monkeypatch, cpu_rate_step, "run"):
-        check(case, "numba", rate_step=cpu_rate_step)
+    with launched(monkeypatch, numba_rate_step, "run"):
+        check(case, "numba", "rate_classifier")

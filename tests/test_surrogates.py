@@ -1,70 +1,50 @@
-"""One LIF step in Triton, piece by piece against the reference: surrogates, charge, reset, slopes of backward."""
+"""One step in every language, piece by piece against the reference: surrogates, charge, reset, slopes of backward."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
-from lif_cases import DEVICE, neuron
+from neuron_cases import BACKENDS, device_of, gradients, kept_potentials, leaves, run_op
 from torch import Tensor
 
+from fastsnn import LIF, Neuron
 from fastsnn.kernels import contract, reference
-from fastsnn.kernels.triton import surrogates, tl, triton
-from fastsnn.kernels.triton.surrogates import charge, neuron_arguments, reset, slopes, surrogate_derivative
+from fastsnn.kernels.neurons import SURROGATES
+from fastsnn.kernels.neurons.language import precision
+from fastsnn.kernels.neurons.program import compile_neuron
+from fastsnn.kernels.scan import scan
 
 TAUS = (1.5, 2.0, 3.7, 4.0, 1024.0)
 
-
-@triton.jit
-def derivative_kernel(x_ptr, out_ptr, n, alpha, SURROGATE: tl.constexpr, BLOCK: tl.constexpr):
-    offs = tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)
-    tl.store(out_ptr + offs, surrogate_derivative(x, alpha, SURROGATE), mask=offs < n)
+both = pytest.mark.parametrize("backend", BACKENDS)
 
 
-@triton.jit
-def step_kernel(
-    x_ptr, v_ptr, h_ptr, next_ptr, spike_slope_ptr, reset_slope_ptr, n,
-    tau, inv_tau, leak, v_threshold, v_reset, alpha,
-    DECAY_INPUT: tl.constexpr, RESTING: tl.constexpr, POWER_OF_TWO: tl.constexpr,
-    HARD_RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    offs = tl.arange(0, BLOCK)
-    x, v = tl.load(x_ptr + offs, mask=offs < n, other=0.0), tl.load(v_ptr + offs, mask=offs < n, other=0.0)
-    h = charge(x, v, tau, inv_tau, leak, v_reset, DECAY_INPUT, RESTING, POWER_OF_TWO)
-    after = reset(h, h >= v_threshold, v_threshold, v_reset, HARD_RESET)
-    spike_slope, reset_slope = slopes(h, v_threshold, v_reset, alpha, HARD_RESET, DETACH_RESET, SURROGATE)
-    tl.store(h_ptr + offs, h, mask=offs < n)
-    tl.store(next_ptr + offs, after, mask=offs < n)
-    tl.store(spike_slope_ptr + offs, spike_slope, mask=offs < n)
-    tl.store(reset_slope_ptr + offs, reset_slope, mask=offs < n)
+@dataclass(frozen=True)
+class Slope(Neuron):
+    """Its output is the surrogate's derivative at the current."""
+
+    spikes: ClassVar[bool] = False
+
+    def step(self, x, v):  # type: ignore[no-untyped-def]
+        return self.surrogate_row.derivative(x, self.alpha), v
 
 
-def derivative(x: Tensor, surrogate: str, alpha: float) -> Tensor:
-    out, number = torch.full_like(x, torch.nan, device=DEVICE), surrogates.SURROGATE_IDS[surrogate]
-    derivative_kernel[(1,)](x.to(DEVICE), out, len(x), alpha, SURROGATE=number, BLOCK=4096, enable_fp_fusion=False)
-    return out.cpu()
-
-
-def step(x: Tensor, v: Tensor, **options: Any) -> list[Tensor]:
-    """h, the next v, and the slopes of spike and reset."""
-    found = [torch.full_like(x, torch.nan, device=DEVICE) for _ in range(4)]
-    arguments = neuron_arguments(**options)
-    step_kernel[(1,)](x.to(DEVICE), v.to(DEVICE), *found, len(x), **arguments, BLOCK=2048, enable_fp_fusion=False)
-    return [tensor.cpu() for tensor in found]
-
-
-def test_every_surrogate_has_a_number() -> None:
-    assert list(surrogates.SURROGATE_IDS) == list(reference.SURROGATES)
-    assert sorted(surrogates.SURROGATE_IDS.values()) == list(range(6))
+def derivative(backend: str, x: Tensor, surrogate: str, alpha: float) -> Tensor:
+    return run_op(backend, x[None].to(device_of(backend)), Slope(surrogate=surrogate, alpha=alpha), keep=False)[0][
+        0
+    ].cpu()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3, 7.0])
-@pytest.mark.parametrize("surrogate", reference.SURROGATES)
-def test_derivative(surrogate: str, scale: float) -> None:
-    alpha = torch.tensor(scale * reference.SURROGATES[surrogate]).item()
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@both
+def test_derivative(backend: str, surrogate: str, scale: float) -> None:
+    alpha = torch.tensor(scale * SURROGATES[surrogate].alpha).item()
     x = torch.linspace(-3, 3, 3001)
-    exact = reference.surrogate_derivative(x.double(), surrogate, alpha)
-    actual = derivative(x, surrogate, alpha)
+    with precision(torch.float64):
+        exact = SURROGATES[surrogate].derivative(x.double(), alpha)
+    actual = derivative(backend, x, surrogate, alpha)
     # Where the slope has died away little is left of its precision, and nothing of its weight.
     contract.require(contract.close("slope", actual, exact, 4e-6 * exact + 1e-7 * alpha, "C4"))
     assert actual[1500] == actual.max() > 0  # at the threshold, the middle
@@ -73,11 +53,12 @@ def test_derivative(surrogate: str, scale: float) -> None:
 @pytest.mark.filterwarnings(
     "ignore:(overflow|divide by zero) encountered:RuntimeWarning"
 )  # NumPy's, in the interpreter
-@pytest.mark.parametrize("surrogate", reference.SURROGATES)
-def test_derivative_far_from_the_threshold(surrogate: str) -> None:
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@both
+def test_derivative_far_from_the_threshold(backend: str, surrogate: str) -> None:
     """Neither NaN nor infinite where squares and exponentials overflow."""
     x = torch.tensor([-3e38, -1e25, -1e4, 1e4, 1e25, 3e38])
-    slope = derivative(x, surrogate, reference.SURROGATES[surrogate])
+    slope = derivative(backend, x, surrogate, SURROGATES[surrogate].alpha)
     assert ((slope >= 0) & (slope < 1e-6)).all()
     contract.require(contract.same_bits("slope", slope, slope.flip(0)))
 
@@ -85,37 +66,65 @@ def test_derivative_far_from_the_threshold(surrogate: str) -> None:
 @pytest.mark.parametrize("tau", TAUS)
 @pytest.mark.parametrize("decay_input", [True, False])
 @pytest.mark.parametrize("v_reset", [0.0, None, -0.3])
-def test_charge_and_reset_are_the_reference_bit_for_bit(v_reset: float | None, decay_input: bool, tau: float) -> None:
+@both
+def test_charge_and_reset_are_the_reference_bit_for_bit(
+    backend: str, v_reset: float | None, decay_input: bool, tau: float
+) -> None:
     generator = torch.Generator().manual_seed(7)
     # Magnitudes from 2^-40 to 2^20, and neurons that reach the threshold exactly.
     x, v = (torch.randn(2, 1777, generator=generator) * torch.linspace(-40, 20, 1777).exp2()).unbind()
     x[:100], v[:100] = (tau if decay_input else 1.0) * (torch.arange(100) % 3), 0.0
-    options = neuron(tau=tau, v_reset=v_reset, decay_input=decay_input)
-    h, after, _, _ = step(x, v, **options)
-    _, expected_v, expected_h = reference.lif(x[None], v, **options)
-    contract.require(contract.same_bits("h", h, expected_h[0]), contract.same_bits("v", after, expected_v))
-    assert v_reset or (h == 1).any()
+    neuron, device = LIF(tau=tau, v_reset=v_reset, decay_input=decay_input), device_of(backend)
+    spikes, after, kept = run_op(backend, x[None].to(device), neuron, v.to(device))
+    expected, (expected_v,) = reference.scan(x[None], neuron, (v,))
+    found = [contract.same_bits("spikes", spikes, expected), contract.same_bits("v", after, expected_v)]
+    h = kept_potentials(neuron, x[None], v)
+    if backend == "triton":
+        found.append(contract.same_bits("kept", kept[0], h))
+    contract.require(*found)
+    assert v_reset or (h == (0 if v_reset is None else 1)).any()
 
 
 @pytest.mark.parametrize("detach_reset", [True, False])
 @pytest.mark.parametrize("v_reset", [0.0, None, -0.3])
-def test_slopes_are_the_derivatives_of_one_step(v_reset: float | None, detach_reset: bool) -> None:
-    options = neuron(v_reset=v_reset, detach_reset=detach_reset, decay_input=False)
+@both
+def test_slopes_are_the_derivatives_of_one_step(backend: str, v_reset: float | None, detach_reset: bool) -> None:
+    neuron, device = LIF(v_reset=v_reset, detach_reset=detach_reset, decay_input=False), device_of(backend)
     x = torch.linspace(-2, 3, 1501)
-    h, _, spike_slope, reset_slope = step(x, torch.zeros_like(x), **options)
-    current = x.double().requires_grad_()  # whole currents: the derivative of h is 1
-    spikes, v, _ = contract.replay(current[None], torch.zeros_like(current), (h >= 1)[None], **options)
-    (of_spike,) = torch.autograd.grad(spikes.sum(), current, retain_graph=True)
-    (of_reset,) = torch.autograd.grad(v.sum(), current)
-    contract.require(contract.close("slope of the spike", spike_slope, of_spike, 2e-6, "C4"))
-    contract.require(contract.close("slope of the reset", reset_slope, of_reset, 4e-6, "C4"))
+    state = torch.zeros_like(x)[None].to(device)
+    (current,) = leaves(x[None].to(device))  # whole currents: the derivative of h is 1
+    spikes, final = scan(current, neuron, state, {}, backend)
+    (exact,) = leaves(x.double()[None])
+    outputs, (v,) = contract.replay(exact, neuron, (torch.zeros_like(exact[0]),), spikes.cpu())
+    ones = torch.ones_like(spikes)
+    for what, found, wanted, bound in (("spike", spikes, outputs, 2e-6), ("reset", final, v[None], 4e-6)):
+        (slope,) = torch.autograd.grad(found, current, ones, retain_graph=True)
+        (expected,) = torch.autograd.grad(wanted.sum(), exact, retain_graph=True)
+        contract.require(contract.close(f"slope of the {what}", slope, expected, bound, "C4"))
 
 
-def test_the_neuron_as_a_kernel_takes_it() -> None:
-    found = neuron_arguments(**neuron(tau=3.0, v_reset=None, surrogate="erf", alpha=1.5, detach_reset=True))
-    assert (found["tau"], found["inv_tau"], found["leak"]) == (3.0, 1 / 3, 1 - 1 / 3)
-    assert (found["v_reset"], found["HARD_RESET"], found["RESTING"]) == (0.0, False, False)
-    assert (found["SURROGATE"], found["alpha"], found["DETACH_RESET"]) == (2, 1.5, True)
-    assert [neuron_arguments(**neuron(v_reset=v))["RESTING"] for v in (0.0, -0.5)] == [False, True]
-    powers = [tau for tau in (1.5, 2.0, 3.0, 4.0, 6.0, 2.0**30) if neuron_arguments(**neuron(tau=tau))["POWER_OF_TWO"]]
+def test_the_constants_that_kernels_take() -> None:
+    """In double precision, of parameters alone; a tau that is a power of two is no divisor."""
+    neuron = compile_neuron(LIF(tau=3.0, v_reset=None, surrogate="erf", alpha=1.5, decay_input=False))
+    assert sorted(neuron.constants({})[0]) == sorted((1 - 1 / 3, 1.0, 1.5))
+    powers = []
+    for tau in (1.5, 2.0, 3.0, 4.0, 6.0, 2.0**30):
+        prepared = compile_neuron(LIF(tau=tau, alpha=7.0))
+        divides = any(instruction.op == "div" for instruction in prepared.forward.instructions)
+        powers += [] if divides else [tau]
+        assert (tau in prepared.constants({})[0]) == divides
     assert powers == [2.0, 4.0, 2.0**30]
+    programs = {compile_neuron(LIF(tau=tau, v_threshold=v)).forward.digest for tau in (2.0, 4.0) for v in (1.0, 0.5)}
+    assert len(programs) == 1  # values make no programs of their own
+
+
+@both
+def test_a_learnt_tau_divides_whatever_it_is(backend: str) -> None:
+    """The exact reciprocal of a power of two is no promise for what training will make of it."""
+    (tau,) = leaves(torch.tensor([2.0, 3.0, 3.7], device=device_of(backend)))
+    current, v = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(3)) + 1, torch.zeros(1, 2, 3)
+    device = device_of(backend)
+    spikes, final = scan(current.to(device), LIF(), v.to(device), {"tau": tau}, backend)
+    expected, last = reference.scan(current, LIF(), tuple(v), {"tau": tau.cpu()})
+    contract.require(contract.same_bits("spikes", spikes, expected), contract.same_bits("v", final[0], last[0]))
+    assert gradients([spikes], [tau], torch.ones_like(spikes))[0].abs().min() > 0

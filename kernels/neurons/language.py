@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, Union, cast
 
@@ -28,9 +29,11 @@ Operand = Union["Value", Tensor, float]
 """What the functions take. They say that they return a Value; given tensors, they return a tensor."""
 
 CONDITIONS = ("lt", "le", "gt", "ge")
-MAX_NODES = 2000
+MAX_OPERATIONS = 2000
+_OURS = (__file__, str(Path(__file__).with_name("neuron.py")))
+"""Files whose lines are no step's."""
 ALLOWED = (
-    "allowed: + - * /, comparisons, where, select, minimum, maximum, absolute, exp, sqrt, sigmoid, reciprocal, detach "
+    "allowed: + - * / < <= > >=, where, select, minimum, maximum, absolute, exp, sqrt, sigmoid, reciprocal, detach "
     "and self.spike, of fastsnn.neurons"
 )
 
@@ -44,13 +47,12 @@ class Graph:
 
     def __init__(self) -> None:
         self.nodes: list[Value] = []
+        self.operations = 0
         self._known: dict[tuple[object, ...], Value] = {}
 
     def node(self, op: str, *args: "Value", data: object = None) -> "Value":
         key = (op, data, *(arg.index for arg in args))
         if key not in self._known:
-            if len(self.nodes) >= MAX_NODES:
-                _refuse(f"makes more than {MAX_NODES} operations, as a loop without an end does")
             self._known[key] = Value(self, op, args, data, len(self.nodes))
             self.nodes.append(self._known[key])
         return self._known[key]
@@ -133,10 +135,29 @@ class Value:
 
     __len__ = __getitem__ = __iter__
 
+    def __abs__(self) -> "Value":
+        return arithmetic("absolute", self)
+
     def __pow__(self, exponent: object) -> NoReturn:
         _refuse("uses **; write a product")
 
-    __rpow__ = __matmul__ = __rmatmul__ = __mod__ = __floordiv__ = __pow__
+    def __mod__(self, other: object) -> NoReturn:
+        _refuse("uses %")
+
+    def __floordiv__(self, other: object) -> NoReturn:
+        _refuse("uses //")
+
+    def __matmul__(self, other: object) -> NoReturn:
+        _refuse("uses @")
+
+    def __eq__(self, other: object) -> NoReturn:
+        _refuse("uses ==; write two comparisons")
+
+    def __ne__(self, other: object) -> NoReturn:
+        _refuse("uses !=; write two comparisons")
+
+    __rpow__, __rmod__, __rfloordiv__, __rmatmul__ = __pow__, __mod__, __floordiv__, __matmul__
+    __hash__ = object.__hash__
 
     def __array_ufunc__(self, function: object, *_: object, **__: object) -> NoReturn:
         _refuse(f"calls numpy's {getattr(function, '__name__', function)}")
@@ -149,7 +170,7 @@ class Value:
 def _refuse(what: str) -> NoReturn:
     """Raise StepError for the line of the step that is being recorded."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename == __file__:
+    while frame is not None and frame.f_code.co_filename in _OURS:
         frame = frame.f_back
     assert frame is not None
     name, line = frame.f_code.co_filename, frame.f_lineno
@@ -160,6 +181,9 @@ def _refuse(what: str) -> NoReturn:
 def arithmetic(op: str, *operands: Operand) -> Value:
     """The node of ``op``; numbers alone are folded, and operations that change nothing are left out."""
     graph = next(operand.graph for operand in operands if isinstance(operand, Value))
+    graph.operations += 1  # also those that make no node of their own
+    if graph.operations > MAX_OPERATIONS:
+        _refuse(f"makes more than {MAX_OPERATIONS} operations, as a loop without an end does")
     args = []
     for operand in operands:
         if isinstance(operand, Value):
@@ -169,8 +193,7 @@ def arithmetic(op: str, *operands: Operand) -> Value:
         else:
             _refuse(f"mixes a value of the neuron with {type(operand).__name__}")
     for arg in args[1:] if op == "where" else args:
-        if arg.op in CONDITIONS:
-            _refuse("computes with a condition; write where(condition, 1.0, 0.0)")
+        _refuse_condition(arg)
     if all(arg.op == "number" for arg in args) and op not in CONDITIONS:
         numbers = [torch.tensor(cast(float, arg.data), dtype=torch.float64) for arg in args]
         return graph.number(TORCH[op](*numbers).item())
@@ -179,6 +202,11 @@ def arithmetic(op: str, *operands: Operand) -> Value:
     if op == "mul" and _is(args[0], 1.0):
         return args[1]
     return graph.node(op, *args)
+
+
+def _refuse_condition(value: Value) -> None:
+    if value.op in CONDITIONS:
+        _refuse("computes with a condition; write where(condition, 1.0, 0.0)")
 
 
 def _is(value: Value, number: float) -> bool:
@@ -249,6 +277,11 @@ def _applied(op: str, *operands: Operand) -> Value:
     return TORCH[op](*(x if isinstance(x, Tensor) else like.new_tensor(x) for x in operands))  # type: ignore[return-value]
 
 
+def _sqrt(x: Tensor) -> Tensor:
+    # torch's own of fp32 isn't IEEE's where a vector library makes it; by way of double it is.
+    return torch.sqrt(x.double()).to(x.dtype)
+
+
 TORCH: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,
     "sub": torch.sub,
@@ -266,7 +299,7 @@ TORCH: dict[str, Callable[..., Tensor]] = {
     "maximum": torch.maximum,
     "absolute": torch.abs,
     "exp": torch.exp,
-    "sqrt": torch.sqrt,
+    "sqrt": _sqrt,
     "sigmoid": torch.sigmoid,
     "reciprocal": torch.reciprocal,
 }
@@ -322,6 +355,7 @@ def precision(dtype: torch.dtype) -> Iterator[None]:
 def spike(distance: Operand, surrogate: "Surrogate", alpha: Operand) -> Value:
     """1 if ``distance``, potential less threshold, is 0 or more, else 0; its derivative is the surrogate's."""
     if isinstance(distance, Value):
+        _refuse_condition(distance)
         graph = distance.graph
         sharpness = alpha if isinstance(alpha, Value) else graph.number(cast(float, alpha))
         return graph.node("spike", distance, sharpness, data=surrogate.name)

@@ -128,17 +128,18 @@ def compile_neuron(neuron: Neuron, learnt: tuple[str, ...] = ()) -> CompiledNeur
 def _recorded(neuron: Neuron, method: str, result: object, graph: Graph, count: int) -> list[Value]:
     """What a step or a gradient returned, as nodes."""
     results = list(result) if isinstance(result, (tuple, list)) else [result]
-    name = f"{type(neuron).__name__}.{method}"
+    code = inspect.unwrap(getattr(type(neuron), method)).__code__
+    where = f"{code.co_filename}, line {code.co_firstlineno}: {type(neuron).__name__}.{method}"
     if len(results) != count:
-        line = inspect.getsourcelines(getattr(type(neuron), method))[1]
         names = ", ".join(("output" if method == "step" else "x", *neuron.states))
-        raise StepError(f"{name}, line {line}, returns {len(results)} values; allowed: {count} ({names})")
+        found = f"{len(results)} value{'s' * (len(results) != 1)}"
+        raise StepError(f"{where} returns {found}; allowed: {count} ({names})")
     nodes = []
     for value in results:
-        if not isinstance(value, (Value, int, float)):
-            raise StepError(f"{name} returns {type(value).__name__}; allowed: values of the step, and numbers")
+        if not isinstance(value, (Value, int, float)) or isinstance(value, bool):
+            raise StepError(f"{where} returns {type(value).__name__}; allowed: values of the step, and numbers")
         if isinstance(value, Value) and value.op in CONDITIONS:
-            raise StepError(f"{name} returns a condition; allowed: where(condition, 1.0, 0.0)")
+            raise StepError(f"{where} returns a condition; allowed: where(condition, 1.0, 0.0)")
         nodes.append(value if isinstance(value, Value) else graph.number(value))
     return nodes
 
