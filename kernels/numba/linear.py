@@ -41,11 +41,19 @@ def backward(
     scan_backward(neuron, current, first, parameters, grad_output, grad_state, grad, grad_rows)
     rows = grad.reshape(-1, grad.shape[-1])
     if grad_x is not None:
-        grad_x.copy_(product(grad, weight.float().T))
+        _become(grad_x, product(grad, weight.float().T))
     if grad_weight is not None:
-        grad_weight.copy_(product(rows.T, _floats(x, T).reshape(len(rows), -1).T))
+        _become(grad_weight, product(rows.T, _floats(x, T).reshape(len(rows), -1).T))
     if grad_bias is not None:
         grad_bias.copy_(rows.sum(0))
+
+
+def _become(out: Tensor, value: Tensor) -> None:
+    """Fill ``out`` with ``value``, by taking over its memory where it can: a copy takes as long as the scan."""
+    if out.dtype == value.dtype:
+        out.set_(value.view(out.shape))
+    else:
+        out.copy_(value)
 
 
 def _floats(x: Tensor, T: int) -> Tensor:
