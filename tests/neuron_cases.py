@@ -83,9 +83,11 @@ def run_op(
     return spikes, final[0], kept
 
 
-def potentials(neuron: LIF, current: Tensor, v: Tensor | None = None) -> Tensor:
+def potentials(
+    neuron: LIF, current: Tensor, v: Tensor | None = None, parameters: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """h [T, ...] of LIF neurons: the membrane before firing, by the reference."""
-    bound = reference.on_tensors(neuron, current)
+    bound = reference.on_tensors(neuron, current, parameters)
     assert isinstance(bound, LIF)
     state = reference.rest(neuron, current[0])[0] if v is None else v
     found = []

@@ -102,6 +102,7 @@ def test_the_grid_holds_every_neuron_with_every_surrogate_and_odd_shapes() -> No
     assert len({(n.v_reset, n.decay_input, n.detach_reset, n.tau) for n in lif}) == len(lif) == 24
     assert set(Counter(n.surrogate for n in lif).values()) <= {3, 4}
     assert {n.surrogate for n in lif} == set(SURROGATES)
+    assert {case.neuron.surrogate for case in GRID if case.group == "rate-step"} == set(SURROGATES)
     for group in ("lif-shapes", "linear-random"):
         cases = [case for case in quick if case.group == group]
         assert {1, 131} <= {case.T for case in cases}
@@ -232,7 +233,7 @@ def test_backends_that_cannot_run_are_skipped_or_raise(monkeypatch: pytest.Monke
         ({"device": "tpu"}, "device is 'tpu'; allowed: cpu, cuda, cuda:N"),
         ({"device": "mps"}, "device is 'mps'; allowed: cpu, cuda, cuda:N"),
         ({"case": "lif-on"}, "case is 'lif-on'; allowed: lif-one, lif-one-step$"),
-        ({"case": "threshold-step"}, "allowed: threshold-atan, .*threshold-rectangle$"),
+        ({"case": "threshold-step"}, "allowed: threshold-atan, .*threshold-fast_sigmoid$"),
         ({"case": "lif-one", "neuron": "lif"}, "case is 'lif-one'; allowed: neuron-lif-scan, "),
         ({"neuron": "lfi"}, "neuron is 'lfi'; allowed: if, lif, "),
         ({"case": "currents-K61", "backend": "torch", "device": "cpu"}, "nothing to run here; torch: .*yardstick"),
@@ -400,7 +401,7 @@ def test_command_names_the_first_difference_of_a_gradient_by_hand(
 
 
 def test_a_step_that_cannot_be_compiled_is_named_before_anything_runs(own: Path) -> None:
-    with pytest.raises(StepError, match=r"own\.py, line 28: .* write where\(condition, a, b\)"):
+    with pytest.raises(StepError, match=r"own\.py, line 27: .* write where\(condition, a, b\)"):
         verify.verify("torch", "cpu", neuron=f"{own}:Deciding")
 
 
