@@ -72,53 +72,27 @@ def linear_backward_op(
     path: str, T: int, neuron: str, learnt: str, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x (``x_dtype``), weight and bias, each empty if ``needs`` is False, of the state and of the rows."""
+    prepared, given = ready(neuron, learnt, parameters)
+    if backend == "numba" and kept.numel():
+        from fastsnn.kernels.numba import linear as numba_linear
+
+        return numba_linear.gradients(
+            prepared, grad_output, grad_final, kept[0], x, weight, state, given, T, needs, x_dtype
+        )
     outputs = _empty_grads(
         grad_output, grad_final, kept, x, weight, state, parameters, needs, x_dtype, path, T, neuron, learnt, backend
     )
     grad_x, grad_weight, grad_bias, grad_state, grad_rows = outputs
     if not grad_state.numel():
         return tuple(output.zero_() for output in outputs)  # type: ignore[return-value]
-    prepared, given = ready(neuron, learnt, parameters)
     of_x, of_weight, of_bias = (
         grad if need else None for grad, need in zip((grad_x, grad_weight, grad_bias), needs, strict=True)
     )
-    if backend == "triton":
-        from fastsnn.kernels.triton import linear as triton_linear
+    from fastsnn.kernels.triton import linear as triton_linear
 
-        x = triton_linear.operand(x, T)
-        triton_linear.backward(
-            prepared,
-            grad_output,
-            grad_final,
-            kept,
-            x,
-            weight,
-            given,
-            path,
-            of_x,
-            of_weight,
-            of_bias,
-            grad_state,
-            grad_rows,
-        )
-        return outputs
-    from fastsnn.kernels.numba import linear as numba_linear
-
-    numba_linear.backward(
-        prepared,
-        grad_output,
-        grad_final,
-        kept[0],
-        x,
-        weight,
-        state,
-        given,
-        T,
-        of_x,
-        of_weight,
-        of_bias,
-        grad_state,
-        grad_rows,
+    x = triton_linear.operand(x, T)
+    triton_linear.backward(
+        prepared, grad_output, grad_final, kept, x, weight, given, path, of_x, of_weight, of_bias, grad_state, grad_rows
     )
     return outputs
 

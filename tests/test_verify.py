@@ -6,6 +6,7 @@ That each check can fail is the subject of ``tests/test_verify_broken.py``.
 import itertools
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -18,14 +19,15 @@ import torch
 from torch.nn import functional as F
 
 from fastsnn import backends, cli, verify
-from fastsnn.backends import Backend
+from fastsnn.backends import TorchBackend
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import reference
-from fastsnn.kernels.reference import SURROGATES
+from fastsnn.kernels.neurons import NEURONS, SURROGATES, StepError
 from fastsnn.kernels.triton import planes
-from fastsnn.kernels.triton.linear_lif_forward import choose_tile
+from fastsnn.kernels.triton.linear_forward import choose_tile
 from fastsnn.verify import CASES, CHECKS, Target
-from fastsnn.verify.cases import GRID, draw
+from fastsnn.verify.case import draw
+from fastsnn.verify.cases import GRID
 
 CPU = torch.device("cpu")
 
@@ -39,6 +41,13 @@ SELECTION = [
     "lif-bf16",
     "threshold-atan",
     "threshold-soft_sign",
+    "neuron-if-scan",
+    "neuron-plif-learnt",
+    "neuron-cuba-learnt-linear",
+    "neuron-alif-learnt",
+    "neuron-se-adlif-linear",
+    "neuron-read-out-scan",
+    "neuron-lif-gradient",
     "linear-hard-decay-attached-tau2",
     "linear-soft-whole-attached-tau3.7",
     "linear-random-primes",
@@ -49,6 +58,7 @@ SELECTION = [
     "currents-K61",
     "rate-step-one-step",
     "rate-step-hard-whole-detached-tau3.7",
+    "rate-step-if-soft",
     "training-fused-short-sgd",
     "repeat-layer",
     "run-layers",
@@ -58,7 +68,7 @@ SELECTION = [
 SLOW_IN_INTERPRETER = {"lif-T131", "linear-random-T131", "run-fused"}
 
 
-@pytest.mark.parametrize("backend", backends.NAMES)
+@pytest.mark.parametrize("backend", backends.names())
 def test_this_machine_keeps_the_contract(backend: str) -> None:
     device = torch.device("cuda:0" if torch.cuda.is_available() and backend != "numba" else "cpu")
     if backend == "cupy" and device.type == "cpu":
@@ -87,12 +97,14 @@ def test_the_grid_holds_every_neuron_with_every_surrogate_and_odd_shapes() -> No
         (n.v_reset, n.decay_input, n.detach_reset, n.tau == 2, n.surrogate)
         for n in (case.neuron for case in GRID if case.group == "lif")
     )
-    assert len(neurons) == 3 * 2 * 2 * 2 * 6
+    assert len(neurons) == 3 * 2 * 2 * 2 * len(SURROGATES)
     quick = [case for case in GRID if case.quick]
     assert {case.group for case in quick} == set(CHECKS)
     lif = [case.neuron for case in quick if case.group == "lif"]
     assert len({(n.v_reset, n.decay_input, n.detach_reset, n.tau) for n in lif}) == len(lif) == 24
-    assert Counter(n.surrogate for n in lif) == dict.fromkeys(SURROGATES, 4)
+    assert set(Counter(n.surrogate for n in lif).values()) <= {3, 4}
+    assert {n.surrogate for n in lif} == set(SURROGATES)
+    assert {case.neuron.surrogate for case in GRID if case.group == "rate-step"} == set(SURROGATES)
     for group in ("lif-shapes", "linear-random"):
         cases = [case for case in quick if case.group == group]
         assert {1, 131} <= {case.T for case in cases}
@@ -102,21 +114,37 @@ def test_the_grid_holds_every_neuron_with_every_surrogate_and_odd_shapes() -> No
         assert {torch.float32, torch.float16} <= {case.dtype for case in cases}
 
 
-@pytest.mark.parametrize("group", ["lif", "lif-shapes", "linear", "linear-random"])
+def test_the_grid_holds_every_registered_neuron_with_and_without_learnt_parameters() -> None:
+    cases = [case for case in GRID if case.group == "neuron"]
+    assert {type(case.neuron) for case in cases} == set(NEURONS.values())
+    for kind in NEURONS.values():
+        own = [case for case in cases if type(case.neuron) is kind and not case.hand_gradient]
+        assert {(bool(case.learn), bool(case.K)) for case in own} == set(itertools.product((False, True), repeat=2))
+        assert all(case.state for case in own)
+        assert all(set(kind.learns) <= set(case.learn) for case in own if case.learn)
+    assert {type(case.neuron) for case in cases if case.hand_gradient} == {
+        kind for kind in NEURONS.values() if kind().has_gradient
+    }
+
+
+@pytest.mark.parametrize("group", ["lif", "lif-shapes", "neuron", "linear", "linear-random"])
 def test_neurons_are_neither_silent_nor_saturated(group: str) -> None:
     for case in GRID:
         if case.group != group or not case.small or case.T * case.B * case.N < 30:
             continue
-        x, weight, bias, v_init, *_ = draw(case)
+        x, weight, bias, states, parameters, *_ = draw(case)
         current = x.float() if weight is None else F.linear(x.to(weight.dtype), weight, bias).float()
-        spikes, v, _ = reference.lif(current, v_init, **case.neuron.options())
-        assert 0.05 < spikes.mean() < 0.95, case.name
-        assert v.unique().numel() > 1, case.name
+        first = None if states is None else states.unbind()
+        spikes, last = reference.scan(current, case.neuron, first, parameters)
+        assert not case.neuron.spikes or 0.05 < spikes.mean() < 0.95, case.name
+        assert all(state.unique().numel() > 1 for state in last), case.name
 
 
 def test_inputs_depend_on_the_name_alone() -> None:
     first, second = (draw(CASES["linear-random-primes"]) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if a is not None)
+    pairs = [pair for pair in zip(first, second, strict=True) if isinstance(pair[0], torch.Tensor)]
+    assert len(pairs) >= 6
+    assert all(torch.equal(*pair) for pair in pairs)
     other = draw(CASES["linear-random-blocks"])
     assert not torch.equal(first.x[0, 0, :9], other.x[0, 0, :9])
     assert not draw(CASES["linear-random-strided"]).x.is_contiguous()
@@ -131,9 +159,17 @@ def test_exact_currents_are_exact() -> None:
         assert all(torch.equal(current.double(), exact) for current in currents)
 
 
-def torch_target(name: str = "torch", mode: str = "cpu", **parts: Any) -> Target:
-    sound = backends.load("torch")
-    return Target(Backend(name, parts.get("lif", sound.lif), sound.linear_lif, parts.get("rate_step")), CPU, mode)
+class Posing(TorchBackend):
+    """The torch backend under another name, which declines what that one does, with ``scan`` replaced."""
+
+    def __init__(self, name: str, scan: Any = None) -> None:
+        self.name = name
+        self.declines = backends.load(name).declines  # type: ignore[method-assign]
+        self.scan = scan or super().scan  # type: ignore[method-assign]
+
+
+def torch_target(name: str = "torch", mode: str = "cpu", scan: Any = None) -> Target:
+    return Target(Posing(name, scan), CPU, mode)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +179,9 @@ def torch_target(name: str = "torch", mode: str = "cpu", **parts: Any) -> Target
         ("training-fused-sgd", torch_target(), "no fused training step"),
         ("currents-K61", torch_target(), "the yardstick"),
         ("lif-half-a-million", torch_target("triton", "interpreter"), "too large for Triton's interpreter"),
-        ("threshold-erf", torch_target("cupy", "gpu"), "no CUDA code for the surrogate erf"),
+        ("threshold-erf", torch_target("cupy", "gpu"), "no CUDA code for the surrogate 'erf'"),
+        ("neuron-cuba-scan", torch_target("cupy", "gpu"), "LIF neurons that spike, not CuBaLIF"),
+        ("neuron-lif-gradient", torch_target("numba"), "on backend torch"),
         ("lif-bf16", torch_target("cupy", "gpu"), "half precision"),
     ],
 )
@@ -157,7 +195,7 @@ def test_what_is_left_out_says_why(case: str, target: Target, reason: str) -> No
 
 def test_a_named_case_runs_in_the_interpreter_whatever_its_size() -> None:
     big = CASES["lif-half-a-million"]
-    target = torch_target("triton", "interpreter", lif=lambda *tensors, **neuron: 1 / 0)
+    target = torch_target("triton", "interpreter", scan=lambda *arguments: 1 / 0)
     (row,) = verify.check(target, [big], named=True)
     assert (row.cases, len(row.failures)) == (1, 1)
     assert row.failures[0].command == (
@@ -166,20 +204,20 @@ def test_a_named_case_runs_in_the_interpreter_whatever_its_size() -> None:
 
 
 def test_half_precision_may_be_refused_by_name_and_nothing_else_may() -> None:
-    def refusing(*tensors: Any, **neuron: Any) -> Any:
+    def refusing(*arguments: Any) -> Any:
         raise TypeError("current has dtype bfloat16; allowed: float32")
 
     half, single = CASES["lif-bf16"], CASES["lif-one"]
-    rows = list(verify.check(torch_target("numba", lif=refusing), [half, single]))
+    rows = list(verify.check(torch_target("numba", scan=refusing), [half, single]))
     assert [dict(row.left_out) for row in rows] == [{"current has dtype bfloat16; allowed: float32": 1}]
     assert [failure.case for row in rows for failure in row.failures] == ["lif-one"]
 
 
 def test_backends_that_cannot_run_are_skipped_or_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = {"cupy": "no CuPy", "triton": "no Triton"}
-    sound = backends.load("torch")
+    posing = {name: Posing(name) for name in backends.names()}
     monkeypatch.setattr(backends, "unusable", lambda name, device: reasons.get(name))
-    monkeypatch.setattr(backends, "load", lambda name: Backend(name, sound.lif, sound.linear_lif))
+    monkeypatch.setattr(backends, "load", posing.get)
     report = verify.verify(device="cpu", cases=[CASES["lif-one"]])
     assert {row.backend for row in report.rows} == {"torch", "numba"}
     assert [(skipped.backend, skipped.reason) for skipped in report.skipped] == [
@@ -197,7 +235,9 @@ def test_backends_that_cannot_run_are_skipped_or_raise(monkeypatch: pytest.Monke
         ({"device": "tpu"}, "device is 'tpu'; allowed: cpu, cuda, cuda:N"),
         ({"device": "mps"}, "device is 'mps'; allowed: cpu, cuda, cuda:N"),
         ({"case": "lif-on"}, "case is 'lif-on'; allowed: lif-one, lif-one-step$"),
-        ({"case": "threshold-step"}, "allowed: threshold-atan, .*threshold-rectangle$"),
+        ({"case": "threshold-step"}, "allowed: threshold-atan, .*threshold-fast_sigmoid$"),
+        ({"case": "lif-one", "neuron": "lif"}, "case is 'lif-one'; allowed: neuron-lif-scan, "),
+        ({"neuron": "lfi"}, "neuron is 'lfi'; allowed: if, lif, "),
         ({"case": "currents-K61", "backend": "torch", "device": "cpu"}, "nothing to run here; torch: .*yardstick"),
     ],
 )
@@ -252,18 +292,19 @@ def test_command_on_a_broken_backend(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit 1, and a command that runs the failed case alone; an error that is not finite is null in the JSON."""
-    sound, calls = backends.load("torch"), []
+    calls = []
 
-    def broken(current: torch.Tensor, v_init: Any = None, **neuron: Any) -> Any:
-        calls.append(current.shape)
-        spikes, v = sound.lif(current, v_init, **neuron)
-        return spikes, v + torch.nan
+    class Broken(TorchBackend):
+        def scan(self, current: torch.Tensor, *arguments: Any) -> Any:
+            calls.append(current.shape)
+            spikes, state = super().scan(current, *arguments)
+            return spikes, state + torch.nan
 
-    monkeypatch.setattr(backends, "load", lambda name: Backend(name, broken, sound.linear_lif))
+    monkeypatch.setattr(backends, "load", lambda name: Broken())
     path = tmp_path / "card.json"
     assert command("--backend", "torch", "--device", "cpu", "--case", "lif-T131", "--json", str(path)) == 1
     text = capsys.readouterr().out
-    assert "FAIL torch on cpu: lif-T131: C1 v" in text
+    assert "FAIL torch on cpu: lif-T131: C1 state" in text
     assert "1 of 1 cases failed" in text
     row = json.loads(path.read_text())["rows"][0]
     assert (row["ok"], row["worst"]["error"]) == (False, None)
@@ -277,10 +318,11 @@ def test_command_on_a_broken_backend(
 def test_command_shows_the_traceback_of_a_named_case(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def crashing(current: torch.Tensor, v_init: Any = None, **neuron: Any) -> Any:
+    def crashing(*arguments: Any) -> Any:
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(backends, "load", lambda name: Backend(name, crashing, crashing))
+    posing = Posing("torch", crashing)
+    monkeypatch.setattr(backends, "load", lambda name: posing)
     path = tmp_path / "card.json"
     assert command("--backend", "torch", "--device", "cpu", "--case", "lif-one", "--json", str(path)) == 1
     text = capsys.readouterr().out
@@ -296,6 +338,73 @@ def test_command_names_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.
     assert len(lines) == 2
     assert "case is 'nothing'; allowed: lif-hard-decay-attached-tau2-atan, " in lines[0]
     assert "json is " in lines[1]
+
+
+NEURON = """
+from dataclasses import dataclass
+
+import fastsnn
+
+
+@dataclass(frozen=True)
+class Leaky(fastsnn.Neuron):
+    beta: float = 0.5
+    slip: bool = False
+
+    def step(self, x, v):
+        h = v * self.beta + x
+        s = self.spike(h - 1.0)
+        return s, h - s
+
+    def gradient(self, x, v, grad_output, grad_v):
+        h = v * self.beta + x
+        slope = self.surrogate_row.derivative(h - 1.0, self.alpha)
+        grad_h = (grad_output - grad_v) * slope + grad_v
+        return grad_h, grad_h * (1 - self.beta if self.slip else self.beta)
+
+
+@dataclass(frozen=True)
+class Deciding(Leaky):
+    def step(self, x, v):
+        return (x, v) if v > 0 else (v, x)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A file with neurons of one's own."""
+    path = tmp_path / "own.py"
+    path.write_text(NEURON)
+    return path
+
+
+def test_command_on_a_neuron_of_ones_own(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "card.json"
+    spec = f"{own}:Leaky(beta=0.75)"
+    assert command("--device", "cpu", "--backend", "torch", "--neuron", spec, "--json", str(path)) == 0
+    assert "all 12 cases are correct" in capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert found["neuron"] == spec
+    assert [row["group"] for row in found["rows"]] == ["neuron"]
+    assert command("--device", "cpu", "--backend", "numba", "--neuron", spec, "--case", "neuron-leaky-learnt") == 0
+
+
+def test_command_names_the_first_difference_of_a_gradient_by_hand(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = f"{own}:Leaky(beta=0.75, slip=true)"
+    assert command("--device", "cpu", "--backend", "torch", "--neuron", spec) == 1
+    text = capsys.readouterr().out
+    assert "neuron-leaky-gradient: C4 gradient by hand of v: " in text
+    assert "gradient by hand of x" not in text
+    assert re.search(r"it is \S+, that of the step \S+, first at x = \S+, v = \S+, grad_output = \S+, grad_v = ", text)
+    (again,) = [line.partition("again: ")[2] for line in text.splitlines() if "again: " in line]
+    assert command(*shlex.split(again)[2:]) == 1
+
+
+def test_a_step_that_cannot_be_compiled_is_named_before_anything_runs(own: Path) -> None:
+    with pytest.raises(StepError, match=r"own\.py, line 27: .* write where\(condition, a, b\)"):
+        verify.verify("torch", "cpu", neuron=f"{own}:Deciding")
 
 
 def test_command_for_a_backend_that_cannot_run() -> None:
