@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def fit(
             group.leave()
 
 
-def compilation_announced(monitor: Monitor) -> Any:
+def compilation_announced(monitor: Monitor) -> AbstractContextManager[None]:
     """Tell the monitor if the CPU kernels have to be compiled."""
     text = "compiling the CPU kernels: once on this machine, in less than a minute"
     return before_compiling(lambda: monitor.message(text))
