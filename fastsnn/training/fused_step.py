@@ -1,18 +1,37 @@
 """The whole training step of a one-layer rate classifier on images, in a backend's fused kernels."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fastsnn import backends
 from fastsnn.config import FitConfig
+from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.nn import LinearLIF
 from fastsnn.sources import Source, StoredSource
 from fastsnn.training.autograd_step import AutogradStep
 from fastsnn.training.readouts import Objective
 from fastsnn.training.step import StepResults
+
+
+class RateKernels(Protocol):
+    """A backend's ``RateStep``: see ``fastsnn.kernels.rate_classifier``."""
+
+    parameters: Parameters
+
+    def prepare(self, images: Tensor, labels: Tensor) -> object:
+        """The data as the kernels read them."""
+
+    def train(self, data: object, order: Tensor, epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Losses and correct answers of each batch."""
+
+    def evaluate(self, data: object, batch_size: int) -> tuple[Tensor, Tensor]:
+        """The same, forward only."""
+
+    def sync(self) -> None:
+        """Bring torch's tensors up to date."""
 
 
 class FusedStep:
@@ -40,7 +59,7 @@ class FusedStep:
         self.optimizer = optimizer
         module = backends.resolve(self.layer.backend, device).rate_classifier()
         assert module is not None
-        self._kernels: Any = module.RateStep(
+        self._kernels: RateKernels = module.RateStep(
             self.layer.weight,
             self.layer.bias,
             optimizer,
@@ -49,7 +68,7 @@ class FusedStep:
             loss=objective.loss,
             neuron=self.layer.neuron,
         )
-        self._data = {}
+        self._data: dict[str, tuple[object, int]] = {}
         for split in ("train", "test") if optimizer is not None else ("test",):
             if source.size(split):
                 found = poisson_images(source, split)
