@@ -37,6 +37,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
+from fastsnn.kernels.rate_classifier.triton.kernels import FMA_INPUTS
 from fastsnn.kernels.triton import planes
 
 TARGETS = (61, 70, 75, 80, 86, 89, 90, 100, 120)
@@ -156,9 +157,9 @@ def products_per_thread(variant: Variant, threads: int) -> int:
     """Multiply-adds that one thread makes of a tile's product in fp32."""
     constants = variant.constants
     if "BLOCK_T" in constants:
-        rows = constants["BLOCK_T"]
-    else:
-        rows = constants["SAMPLES"] * constants["STEPS"] if "STEPS" in constants else constants["BLOCK_M"]
+        # The whole step's first product goes fewer inputs at a time than the second.
+        return max(constants["BLOCK_T"] * constants["BLOCK_N"] * FMA_INPUTS.value // threads, 1)
+    rows = constants["SAMPLES"] * constants["STEPS"] if "STEPS" in constants else constants["BLOCK_M"]
     return max(rows * constants["BLOCK_N"] * constants["BLOCK_K"] // threads, 1)
 
 

@@ -25,12 +25,16 @@ from fastsnn.kernels.triton.planes import split3
 SIMULATED = tl.constexpr(INTERPRETED)
 """The interpreter computes wrong bf16 products: there the bf16 parts of a number are multiplied as fp32."""
 
+FMA_INPUTS = tl.constexpr(16)
+"""Pixels of a tile of the first product in fp32: more of them take the registers of a fourth block."""
+
 
 @triton.jit
 def _spike_tile(word_ptr, first, count, capacity, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr):
     """Spikes of BLOCK_K pixels from ``first`` on, [BLOCK_T, BLOCK_K] of 0 and 1, fp32 or (EXACT) bf16.
 
-    A word holds 16 steps of two pixels; a step's two bits times the bits of 1.0 in bf16 are two spikes at once.
+    Of a step, pixels are neighbours in memory. A word holds 16 steps of two pixels; a step's two bits times the bits of
+    1.0 in bf16 are two spikes at once.
     """
     pair = first // 2 + tl.arange(0, BLOCK_K // 2)[None, None, None, :]
     offs = tl.arange(0, BLOCK_T // 16)[:, None, None, None] * (capacity // 2) + pair
@@ -44,6 +48,23 @@ def _spike_tile(word_ptr, first, count, capacity, BLOCK_T: tl.constexpr, BLOCK_K
         # An fp32 number whose lower half is 0 is a bf16 number.
         spikes = tl.join(ones << 16, ones & -65536).to(tl.float32, bitcast=True)
     return tl.reshape(spikes, (BLOCK_T, BLOCK_K))
+
+
+@triton.jit
+def _spike_tile_by_steps(word_ptr, first, count, capacity, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The same in fp32 with neighbouring steps in neighbouring places, as the left operand of a product needs it.
+
+    Such an operand is read by rows: held by pixels, all of its rows would lie in one bank of shared memory.
+    """
+    pair = first // 2 + tl.arange(0, BLOCK_K // 2)[:, None, None, None, None]
+    offs = tl.arange(0, BLOCK_T // 16)[None, None, :, None, None] * (capacity // 2) + pair
+    words = tl.load(word_ptr + offs, mask=2 * pair < count, other=0)
+    odd = tl.arange(0, 2)[None, :, None, None, None]
+    half, t = tl.arange(0, 2)[None, None, None, :, None], tl.arange(0, 8)[None, None, None, None, :]
+    # The bit of the step, as the sign of a number, and from there over the bits of 1.0.
+    bits = (words << (31 - 16 * odd - 8 * half - t)) >> 31
+    spikes = (bits & 0x3F800000).to(tl.float32, bitcast=True)
+    return tl.trans(tl.reshape(spikes, (BLOCK_K, BLOCK_T)))
 
 
 @triton.jit
@@ -69,15 +90,17 @@ def _currents(
     offs_n = tl.arange(0, BLOCK_N)
     plane = (pixels + 1) * BLOCK_N
     total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32) + tl.load(weight_ptr + pixels * BLOCK_N + offs_n)[None, :]
-    for first in range(0, count, BLOCK_K):
-        offs_k = first + tl.arange(0, BLOCK_K)
+    STEP: tl.constexpr = BLOCK_K if EXACT else FMA_INPUTS
+    for first in range(0, count, STEP):
+        offs_k = first + tl.arange(0, STEP)
         pixel = tl.load(pixel_ptr + offs_k, mask=offs_k < count, other=0)
-        spikes = _spike_tile(word_ptr, first, count, capacity, BLOCK_T, BLOCK_K, EXACT)
         offs = pixel[:, None] * BLOCK_N + offs_n[None, :]
         if EXACT:
+            spikes = _spike_tile(word_ptr, first, count, capacity, BLOCK_T, STEP, EXACT)
             high, middle = tl.load(plane_ptr + offs), tl.load(plane_ptr + plane + offs)
             total += _exact_dot(spikes, high, middle, tl.load(plane_ptr + 2 * plane + offs))
         else:
+            spikes = _spike_tile_by_steps(word_ptr, first, count, capacity, BLOCK_T, STEP)
             total += tl.dot(spikes, tl.load(weight_ptr + offs), input_precision="ieee")
     return total
 
@@ -154,7 +177,7 @@ def _add_weight_gradient(
     if EXACT:
         gradient = tl.trans(gradient)
     else:
-        # A product in fp32 reads its right operand from shared memory by rows. Transposed in registers, those rows
+        # A product in fp32 reads its right operand from shared memory by rows. Transposed in registers, all of these
         # would lie in one bank; a round trip through the cache turns them.
         tile = scratch_ptr + tl.arange(0, BLOCK_T)[:, None] * BLOCK_N + offs_n[None, :]
         tl.store(tl.trans(tile), gradient)

@@ -178,6 +178,8 @@ class Plan:
         # Over several chunks of time a third stage spills, and in 4 warps on sm_90 so does backward of 32 classes.
         long = problem.chunks > 1
         scale = 1 / problem.T if problem.cross_entropy else 2 / (problem.classes * problem.T)
+        # Triton 3.3 takes 156 registers for the products in fp32, of which 128 do: a fourth block on a multiprocessor.
+        registers = 128 if not long and not problem.exact and problem.block_n == 16 else None
         warps = 8 if long and problem.exact and self.training and problem.block_n > 16 else 4
         step_kernel[self.groups, batches](
             self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
@@ -189,7 +191,7 @@ class Plan:
             CROSS_ENTROPY=problem.cross_entropy, HAS_BIAS=problem.has_bias, LONG=long, CLASSES=problem.classes,
             BLOCK_T=problem.block_t, BLOCK_N=problem.block_n, BLOCK_K=64 if problem.exact else 32, GROUP=self.group,
             UNROLL=problem.unroll, EXACT=problem.exact, BACKWARD=self.training,
-            num_warps=warps, num_stages=2 if long else 3, enable_fp_fusion=False,
+            num_warps=warps, num_stages=2 if long else 3, maxnreg=registers, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _update(self, batch: int) -> None:
