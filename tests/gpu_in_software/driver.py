@@ -29,7 +29,7 @@ CACHE = Path.home() / ".cache" / "fastsnn" / "ptx"
 FLOATS = {"fp16": "<e", "fp32": "<f", "f32": "<f", "fp64": "<d"}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def program(text: str, name: str | None = None) -> Program:
     """A kernel ready to run; each is translated once."""
     return Program(ptx.parse(text, name))
@@ -39,7 +39,7 @@ def launch(
     text: str, name: str | None, target: Target, grid: tuple[int, int, int], threads: int, shared: int,
     parameters: list[int], memory: GlobalMemory,
 ) -> Report:  # fmt: skip
-    """Run a kernel of PTX and raise GpuFault for what the machine finds."""
+    """Run a kernel of PTX and raise GpuError for what the machine finds."""
     kernel = program(text, name)
     check_launch(kernel.kernel.name, kernel.kernel.sm, target, grid, threads, max(shared, kernel.kernel.static_shared))
     if kernel.kernel.threads not in (None, threads):

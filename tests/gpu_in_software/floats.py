@@ -29,7 +29,11 @@ def _sources(w: Writer, each: Instruction, kind: str, found: set[str]) -> list[s
 @opcode("add", "sub", "mul")
 def arithmetic(w: Writer, each: Instruction, parts: list[str]) -> None:
     """To nearest, which is the default; ptxas fuses nothing that says .rn."""
-    found, kind, sign = w.allow(parts[1:-1], "rn", "ftz", "sat"), parts[-1], {"add": "+", "sub": "-", "mul": "*"}[parts[0]]
+    found, kind, sign = (
+        w.allow(parts[1:-1], "rn", "ftz", "sat"),
+        parts[-1],
+        {"add": "+", "sub": "-", "mul": "*"}[parts[0]],
+    )
     if kind == "f16x2":
         a, b = (w.read(operand, kind) for operand in each.operands[1:])
         return w.write(each.operands[0], kind, f"in_halves(lambda a, b: a {sign} b, {a}, {b})")

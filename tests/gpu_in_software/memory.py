@@ -139,9 +139,7 @@ class GlobalMemory:
         count = nbytes >> self.shift
         return units if count == 1 else units[None, :] + np.arange(count)[:, None]
 
-    def _locate(
-        self, group: Any, address: Any, nbytes: int, lanes: Any, instruction: Instruction
-    ) -> Any:
+    def _locate(self, group: Any, address: Any, nbytes: int, lanes: Any, instruction: Instruction) -> Any:
         """The regions that ``address`` points into, each with the positions of its lanes and their offsets in it."""
         if not len(lanes):
             return
@@ -156,7 +154,9 @@ class GlobalMemory:
                 raise self._outside(address, at[offsets + nbytes > region.high], nbytes, lanes, instruction)
             if (offsets % nbytes).any():
                 bad = int((offsets % nbytes != 0).argmax())
-                detail = f"{self.machine.place(lanes[at[bad]])}: {nbytes} bytes at byte {int(offsets[bad]) - region.low} of"
+                detail = (
+                    f"{self.machine.place(lanes[at[bad]])}: {nbytes} bytes at byte {int(offsets[bad]) - region.low} of"
+                )
                 raise self.machine.fatal("misaligned access", instruction, f"{detail} {region.name}")
             yield region, at, offsets
 

@@ -59,7 +59,7 @@ TARGET: list[Target] = []
 """The card that CuPy's launches run on."""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compile_cuda(code: str, options: tuple[str, ...], sm: int) -> str:
     """PTX of CUDA C++ from NVRTC for compute_``sm``."""
     nvrtc = importlib.import_module("cupy.cuda").nvrtc
@@ -96,4 +96,3 @@ def install(target: Target) -> None:
         warnings.simplefilter("ignore")  # of its age
         base = importlib.import_module("spikingjelly.activation_based.auto_cuda.base")
     mock.patch.object(base.CKernel, "get_ptrs", lambda self, arguments: tuple(arguments.values())).start()
-

@@ -129,7 +129,8 @@ class _Body:
             if re.match(r"\s*\.loc\s", code):
                 self.source = comment.strip().rpartition(":")[0] or self.source
                 continue
-            for statement, buffer in self._statements(buffer, code + " "):
+            for statement, rest in self._statements(buffer, code + " "):
+                buffer = rest
                 if statement == "}" and len(self.scopes) == 1:
                     return
                 self._statement(statement, number)

@@ -66,7 +66,9 @@ class Tracker:
                     if chosen.all():
                         where.append(access)
                     elif chosen.any():
-                        where.append(Access(access.kind, access.units[chosen], access.warps[chosen], access.instruction))
+                        where.append(
+                            Access(access.kind, access.units[chosen], access.warps[chosen], access.instruction)
+                        )
             log = mine
         if any(access.kind == WRITE for access in log):
             self._between_warps(log)

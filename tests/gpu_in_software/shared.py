@@ -79,7 +79,10 @@ class SharedMemory:
         units = self.units(offsets, nbytes)
         if instruction.used_bytes is not None and units.ndim > 1:
             units = units[[n for n in range(len(units)) if instruction.used_bytes >> (n << self.shift) & 1]]
-        for name, bad in (("read of poison", ~self.defined[units]), ("read of a copy under way", self.in_flight[units])):
+        for name, bad in (
+            ("read of poison", ~self.defined[units]),
+            ("read of a copy under way", self.in_flight[units]),
+        ):
             if bad.any():
                 detail = f"{int(bad.sum())} places of shared memory, the first at {self.describe(int(units[bad][0]))}"
                 self.machine.fault(name, instruction, detail)

@@ -55,7 +55,11 @@ def evaluate(statements: str, *inputs: Any, result: str = "%r0", kind: str = "u3
         wide = array.itemsize == 8
         tensors.append(torch.from_numpy(array.view(np.int64 if wide else np.int32).copy()))
         step = f"mul.wide.u32 %rd9, %r199, {array.itemsize}; add.s64 %rd8, %rd{30 + n}, %rd9;\n"
-        load = f"ld.global.b64 %rd{10 + n}, [%rd8];" if wide else f"ld.global.b32 %r{10 + n}, [%rd8]; mov.b32 %f{10 + n}, %r{10 + n};"
+        load = (
+            f"ld.global.b64 %rd{10 + n}, [%rd8];"
+            if wide
+            else f"ld.global.b32 %r{10 + n}, [%rd8]; mov.b32 %f{10 + n}, %r{10 + n};"
+        )
         body += step + load + "\n"
     bits = {"u32": 32, "f32": 32, "u64": 64}[kind]
     out = torch.zeros(32, dtype=torch.int64 if bits == 64 else torch.int32)

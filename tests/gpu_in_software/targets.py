@@ -67,4 +67,6 @@ def check_launch(
     if not 1 <= threads <= MAX_THREADS:
         raise ValueError(f"{where}: a block has {threads} threads; allowed: 1 to {MAX_THREADS}")
     if shared > target.block_shared:
-        raise ValueError(f"{where}: a block needs {shared} bytes of shared memory; allowed: up to {target.block_shared}")
+        raise ValueError(
+            f"{where}: a block needs {shared} bytes of shared memory; allowed: up to {target.block_shared}"
+        )

@@ -144,7 +144,11 @@ class TensorCores:
     def _groups(self, group: Any, instruction: Instruction) -> Any:
         """The lanes [warp groups, 128]."""
         lanes = self.machine.warps.whole(group, instruction).ravel()
-        if len(lanes) % 128 or (lanes.reshape(-1, 128)[:, 0] % 128).any() or (np.diff(lanes.reshape(-1, 128)) != 1).any():
+        if (
+            len(lanes) % 128
+            or (lanes.reshape(-1, 128)[:, 0] % 128).any()
+            or (np.diff(lanes.reshape(-1, 128)) != 1).any()
+        ):
             raise self.machine.fatal("warps of a warp group are missing", instruction, f"{len(lanes)} lanes execute it")
         return lanes.reshape(-1, 128)
 
@@ -156,7 +160,9 @@ class TensorCores:
         if (words != words[:, :1]).any():
             raise self.machine.fatal("descriptors differ within a warp group", instruction, "")
         words = words[:, 0]
-        start, leading, stride = (((words >> np.uint64(s)) & np.uint64(0x3FFF)).astype(np.int64) << 4 for s in (0, 16, 32))
+        start, leading, stride = (
+            ((words >> np.uint64(s)) & np.uint64(0x3FFF)).astype(np.int64) << 4 for s in (0, 16, 32)
+        )
         mode, base = (words >> np.uint64(62)).astype(int), (words >> np.uint64(49)) & np.uint64(7)
         if base.any() or (mode != mode[0]).any():
             raise self.machine.fatal("unknown descriptor", instruction, f"{int(words[0]):#x}")

@@ -1,4 +1,4 @@
-"""What the machine counts: instructions by class, trips of loops, sectors of global memory and passes over the banks."""
+"""What the machine counts: instructions by class, trips of loops, sectors of global memory, passes over the banks."""
 
 import pytest
 import torch
@@ -52,5 +52,6 @@ def test_sectors(stride: int, sectors: int, ideal: int) -> None:
 )  # fmt: skip
 def test_bank_conflicts(stride: int, kind: str, passes: int, ideal: int) -> None:
     registers = "{%r4, %r5, %r6, %r7}" if "v4" in kind else "%r4"
-    body = f"mul.lo.u32 %r1, %r199, {stride}; mov.u32 %r2, smem; add.s32 %r3, %r2, %r1; ld.shared.{kind} {registers}, [%r3];"
+    body = f"mul.lo.u32 %r1, %r199, {stride}; mov.u32 %r2, smem; add.s32 %r3, %r2, %r1;"
+    body += f"ld.shared.{kind} {registers}, [%r3];"
     assert access(body, 1, shared=4800) == Access(1, passes, ideal)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.gpu_in_software.report import UnknownInstruction
+from tests.gpu_in_software.report import UnknownInstructionError
 from tests.gpu_in_software.snippets import evaluate, kernel
 from tests.gpu_in_software.values import fma
 
@@ -160,9 +160,7 @@ HALVES = [
 
 
 @pytest.mark.parametrize(("statements", "a", "b", "expected"), HALVES, ids=[row[0][:24] for row in HALVES])
-def test_halves(
-    statements: str, a: tuple[float, float], b: tuple[float, float], expected: tuple[float, float]
-) -> None:
+def test_halves(statements: str, a: tuple[float, float], b: tuple[float, float], expected: tuple[float, float]) -> None:
     words = [np.array(pair, np.float16).view(U32) for pair in (a, b)]
     assert np.array_equal(evaluate(statements, *words)[:1].view(np.float16), np.array(expected, np.float16))
 
@@ -208,5 +206,5 @@ def test_fma_is_rounded_once() -> None:
     ],
 )
 def test_what_is_unknown_is_named(statement: str, named: str) -> None:
-    with pytest.raises(UnknownInstruction, match=f"snippet, line .*{statement.split()[0]}.*{named}"):
+    with pytest.raises(UnknownInstructionError, match=f"snippet, line .*{statement.split()[0]}.*{named}"):
         kernel(statement, 1)

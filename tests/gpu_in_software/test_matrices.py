@@ -1,10 +1,10 @@
-"""Matrix instructions against NumPy's product of the same matrices, with the fragments laid out by the PTX ISA's formulas."""
+"""Matrix instructions against NumPy's products, with the fragments laid out by the PTX ISA's formulas."""
 
 import numpy as np
 import pytest
 import torch
 
-from tests.gpu_in_software.report import GpuFault
+from tests.gpu_in_software.report import GpuError, Report
 from tests.gpu_in_software.snippets import run
 from tests.gpu_in_software.values import f32_to_bf16
 
@@ -105,7 +105,7 @@ def test_stmatrix_is_the_inverse() -> None:
 
 
 def swizzled(matrix: np.ndarray) -> np.ndarray:
-    """[rows, 64] of 16 bits as wgmma reads it K-major with a swizzle of 128 bytes: 16-byte chunks, xored with the row."""
+    """[rows, 64] of 16 bits as wgmma reads it K-major, swizzled by 128 bytes: chunks of 16, xored with the row."""
     result = np.zeros_like(matrix)
     for row in range(len(matrix)):
         for chunk in range(8):
@@ -129,7 +129,9 @@ mul.wide.u32 %rd1, %r199, 16; add.s64 %rd2, %rd32, %rd1; st.global.v4.b32 [%rd2]
 """
 
 
-def wgmma(fence: str = "fence.proxy.async.shared::cta;", wait: str = "wgmma.wait_group.sync.aligned 0;") -> tuple:
+def wgmma(
+    fence: str = "fence.proxy.async.shared::cta;", wait: str = "wgmma.wait_group.sync.aligned 0;"
+) -> tuple[Report, np.ndarray, np.ndarray]:
     """64 x 64 times 64 x 8 of four products, both factors in shared memory; the report, D and what it should be."""
     (a, a_bits), (b, b_bits) = bf16(64, 64), bf16(64, 8)
     out = torch.zeros(512, dtype=torch.int32)
@@ -169,5 +171,5 @@ def test_wgmma_that_nobody_waits_for() -> None:
 
 def test_wgmma_without_a_proxy_fence() -> None:
     report, _, _ = wgmma(fence="")
-    with pytest.raises(GpuFault, match="read without a proxy fence after the store"):
+    with pytest.raises(GpuError, match="read without a proxy fence after the store"):
         report.check()
