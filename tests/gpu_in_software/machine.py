@@ -20,7 +20,7 @@ from tests.gpu_in_software.tensor_cores import TensorCores
 from tests.gpu_in_software.translate import DTYPES, SIZE, Program
 from tests.gpu_in_software.warps import Warps
 
-LANES = 8192
+LANES = 16384
 """Lanes of a batch, at most: more share the overhead of each instruction, fewer stay in the cache."""
 
 
