@@ -65,14 +65,14 @@ def memory_of(tensors: list[tuple[str, Tensor]]) -> GlobalMemory:
         address = storage.data_ptr()
         if address % 16:
             raise ValueError(f"{name}'s storage is at {address:#x}; allowed: multiples of 16")
-        low = host.storage_offset() * host.element_size()
+        low = int(host.storage_offset()) * host.element_size()
         extent = sum((size - 1) * stride for size, stride in zip(host.shape, host.stride(), strict=True)) + 1
-        high = low + extent * host.element_size()
+        high = int(low + extent * host.element_size())
         if known := regions.get(address):
             # Within one storage all between the views counts as given.
             known.low, known.high = min(known.low, low), max(known.high, high)
         else:
-            data = np.frombuffer((ctypes.c_uint8 * storage.nbytes()).from_address(address), np.uint8)
+            data = np.ctypeslib.as_array((ctypes.c_uint8 * storage.nbytes()).from_address(address))
             defined = tensor.defined.bytes_ if isinstance(tensor, CardTensor) and tensor.defined else None
             regions[address] = Region(name, address, data, low, high, defined)
     return GlobalMemory(list(regions.values()))

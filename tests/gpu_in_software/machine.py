@@ -205,7 +205,9 @@ class Machine:
         """The waiting groups of blocks all of whose living lanes wait."""
         if not self.waiting:
             return []
-        here = sum(np.bincount(each.lanes // self.threads, minlength=len(self.alive)) for each in self.waiting)
+        here = np.zeros_like(self.alive)
+        for each in self.waiting:
+            here += np.bincount(each.lanes // self.threads, minlength=len(here))
         complete = (here == self.alive) & (here > 0)
         if not complete.any():
             return []
@@ -233,10 +235,9 @@ class Machine:
 
     def _pass(self, complete: NDArray[np.bool_]) -> None:
         """Judge the accesses of the interval that ends."""
-        if not self.track:
-            return
-        self.shared.tracker.barrier(self._launch_mask(complete))
-        self.memory.tracker.barrier(self._launch_mask(complete))
+        for tracker in (self.shared.tracker, self.memory.tracker):
+            if tracker:
+                tracker.barrier(self._launch_mask(complete))
 
     def _launch_mask(self, complete: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         if complete.all():

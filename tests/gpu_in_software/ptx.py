@@ -119,7 +119,8 @@ class _Body:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.scopes: list[dict[str, str]] = [{}]
-        self.source, self.used, self.scoped = "", None, 0
+        self.source, self.scoped = "", 0
+        self.used: int | None = None
 
     def read(self, text: str, start: int) -> None:
         line = text.count("\n", 0, start)
