@@ -4,6 +4,7 @@
     python -m tests.gpu_in_software --gpu sm_90 verify --backend triton --device cuda
                                                 any command of fastsnn on it
     python -m tests.gpu_in_software.suite       the whole GPU suite and verify on four targets
+    python -m tests.gpu_in_software.unguarded   removes barriers and waits from the kernels: what notices?
 
 The machine, from the text to the results:
 

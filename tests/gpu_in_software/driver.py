@@ -40,7 +40,7 @@ def launch(
     parameters: list[int], memory: GlobalMemory,
 ) -> Report:  # fmt: skip
     """Run a kernel of PTX and raise GpuError for what the machine finds."""
-    kernel = program(text, name)
+    kernel = program(LOG.rewrite(text, name) if LOG.rewrite else text, name)
     check_launch(kernel.kernel.name, kernel.kernel.sm, target, grid, threads, max(shared, kernel.kernel.static_shared))
     if kernel.kernel.threads not in (None, threads):
         raise ValueError(f"kernel {kernel.kernel.name} is for {kernel.kernel.threads} threads a block, not {threads}")
