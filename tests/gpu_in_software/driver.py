@@ -21,7 +21,7 @@ from tests.gpu_in_software.machine import Machine
 from tests.gpu_in_software.memory import GlobalMemory, Region
 from tests.gpu_in_software.report import Report
 from tests.gpu_in_software.targets import Target, check_launch
-from tests.gpu_in_software.tensors import CardTensor
+from tests.gpu_in_software.tensors import CardTensor, extent
 from tests.gpu_in_software.translate import Program
 
 CACHE = Path.home() / ".cache" / "fastsnn" / "ptx"
@@ -65,9 +65,8 @@ def memory_of(tensors: list[tuple[str, Tensor]]) -> GlobalMemory:
         address = storage.data_ptr()
         if address % 16:
             raise ValueError(f"{name}'s storage is at {address:#x}; allowed: multiples of 16")
-        low = int(host.storage_offset()) * host.element_size()
-        extent = sum((size - 1) * stride for size, stride in zip(host.shape, host.stride(), strict=True)) + 1
-        high = int(low + extent * host.element_size())
+        span = extent(host)
+        low, high = span.start, span.stop
         if known := regions.get(address):
             # Within one storage all between the views counts as given.
             known.low, known.high = min(known.low, low), max(known.high, high)

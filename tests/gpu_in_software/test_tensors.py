@@ -84,7 +84,9 @@ def test_new_memory_is_poison() -> None:
     x[2:].fill_(0.0)
     (region,) = memory_of([("x", x)]).regions
     assert region.defined is not None
-    assert region.defined.all()
+    assert region.defined.tolist() == [False] * 8 + [True] * 24
+    to_card(torch.zeros(8)).copy_(x)
+    assert not region.defined[0]
 
 
 def test_operations_and_waits_are_counted() -> None:

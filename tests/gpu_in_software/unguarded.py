@@ -2,8 +2,8 @@
 
     python -m tests.gpu_in_software.unguarded --gpu sm_90 CASE ...
 
-A barrier or a fence is left out, a wait lets one more group go on. Noticed is a fault of the machine, or a result outside
-of the contract. What is not noticed is listed: it orders nothing that the case does, or is not needed.
+A barrier or a fence is left out, a wait lets one more group go on. Noticed is a fault of the machine, or a result
+outside of the contract. What is not noticed is listed: it orders nothing that the case does, or is not needed.
 """
 
 import argparse
