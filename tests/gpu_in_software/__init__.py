@@ -1,8 +1,10 @@
-"""A GPU in software: executes the PTX that Triton and NVRTC emit, with NumPy, and checks what hardware forgives silently.
+"""A GPU in software: executes the PTX of Triton and NVRTC with NumPy, and checks what hardware forgives silently.
 
     pytest --gpu sm_90 tests/test_lif.py        the project's tests on a pretended card
-    python -m tests.gpu_in_software.verify      ``fastsnn verify`` on it
-    python -m tests.gpu_in_software.suite       all of them, on four targets, into docs/gpu_in_software.md
+    python -m tests.gpu_in_software --gpu sm_90 verify --backend triton --device cuda
+                                                any command of fastsnn on it
+    python -m tests.gpu_in_software.suite       the whole GPU suite and verify on four targets
+    python -m tests.gpu_in_software.unguarded   removes barriers and waits from the kernels: what notices?
 
 The machine, from the text to the results:
 
@@ -10,11 +12,11 @@ The machine, from the text to the results:
     flow.py             its basic blocks, and which registers are live between them
     translate.py        a basic block as one Python function of NumPy statements; the instructions are in
                         integers.py, floats.py, conversions.py, movement.py and collectives.py
-    machine.py          launches: groups of lanes, divergence, barriers
+    machine.py          launches: scheduling and barriers; groups.py: lanes that share a program counter
     memory.py           global memory; shared.py: shared memory and cp.async
     warps.py            shuffles, votes and matrix loads; tensor_cores.py: mma and wgmma
     races.py            who touched what between two barriers
-    report.py           faults and counts; targets.py: the limits of a target
+    report.py           faults and counts; targets.py: the limits of a target; log.py: all launches of a process
 
 The pretended card around it: cuda.py stands in for ``torch.cuda``, tensors.py for tensors on the card, driver.py for
 Triton's driver, nvrtc.py for CuPy's launches, plugin.py adds ``--gpu`` to pytest.

@@ -96,7 +96,7 @@ def product(w: Writer, each: Instruction, parts: list[str]) -> None:
 
 @opcode("wgmma.mma_async.sync.aligned")
 def async_product(w: Writer, each: Instruction, parts: list[str]) -> None:
-    """Four warps; A in registers or shared memory, B in shared memory. The registers of D are NaN until it is waited for."""
+    """Four warps; A in registers or shared memory, B in shared memory. D is NaN until it is waited for."""
     shape = re.fullmatch(r"m64n(\d+)k16", parts[4])
     if not shape or parts[5:] not in (["f32", "bf16", "bf16"], ["f32", "f16", "f16"]):
         raise w.unknown("unknown shape or types")

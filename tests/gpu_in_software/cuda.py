@@ -153,13 +153,19 @@ def _on_card(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def zero(*_: Any, **__: Any) -> int:
+    return 0
+
+
+def nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
 def replacements(target: Target) -> dict[str, Any]:
     """Names of torch.cuda and what they are on the pretended card."""
     found = properties(target)
     major_minor = divmod(target.sm, 10)
     stream = Stream()
-    nothing = lambda *_, **__: None  # noqa: E731
-    zero = lambda *_, **__: 0  # noqa: E731
     return {
         "_lazy_init": nothing,
         "is_available": lambda: True,
@@ -202,11 +208,11 @@ def install(target: Target) -> None:
     for name, value in replacements(target).items():
         mock.patch.object(torch.cuda, name, value, create=True).start()
     for name in ("_cuda_getCurrentRawStream", "_cuda_getDevice", "_accelerator_getDeviceIndex"):
-        mock.patch.object(torch._C, name, lambda *_: 0, create=True).start()
+        mock.patch.object(torch._C, name, zero, create=True).start()
     for name in ("setDeviceIndex", "exchangeDevice", "maybeExchangeDevice"):
-        mock.patch.object(torch._C, f"_accelerator_{name}", lambda *_: 0, create=True).start()
+        mock.patch.object(torch._C, f"_accelerator_{name}", zero, create=True).start()
     mock.patch.object(torch._C, "_accelerator_getStream", Stream, create=True).start()
-    mock.patch.object(torch._C, "_cuda_getArchFlags", lambda: target.name, create=True).start()
+    mock.patch.object(torch._C, "_cuda_getArchFlags", functools.partial(str, target.name), create=True).start()
     for name in FACTORIES:
         plain = getattr(torch, name)
         mock.patch.object(torch, name, _on_card(plain)).start()

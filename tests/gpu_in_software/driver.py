@@ -21,7 +21,7 @@ from tests.gpu_in_software.machine import Machine
 from tests.gpu_in_software.memory import GlobalMemory, Region
 from tests.gpu_in_software.report import Report
 from tests.gpu_in_software.targets import Target, check_launch
-from tests.gpu_in_software.tensors import CardTensor
+from tests.gpu_in_software.tensors import CardTensor, extent
 from tests.gpu_in_software.translate import Program
 
 CACHE = Path.home() / ".cache" / "fastsnn" / "ptx"
@@ -39,8 +39,8 @@ def launch(
     text: str, name: str | None, target: Target, grid: tuple[int, int, int], threads: int, shared: int,
     parameters: list[int], memory: GlobalMemory,
 ) -> Report:  # fmt: skip
-    """Run a kernel of PTX and raise GpuFault for what the machine finds."""
-    kernel = program(text, name)
+    """Run a kernel of PTX and raise GpuError for what the machine finds."""
+    kernel = program(LOG.rewrite(text, name) if LOG.rewrite else text, name)
     check_launch(kernel.kernel.name, kernel.kernel.sm, target, grid, threads, max(shared, kernel.kernel.static_shared))
     if kernel.kernel.threads not in (None, threads):
         raise ValueError(f"kernel {kernel.kernel.name} is for {kernel.kernel.threads} threads a block, not {threads}")
@@ -65,14 +65,13 @@ def memory_of(tensors: list[tuple[str, Tensor]]) -> GlobalMemory:
         address = storage.data_ptr()
         if address % 16:
             raise ValueError(f"{name}'s storage is at {address:#x}; allowed: multiples of 16")
-        low = host.storage_offset() * host.element_size()
-        extent = sum((size - 1) * stride for size, stride in zip(host.shape, host.stride(), strict=True)) + 1
-        high = low + extent * host.element_size()
+        span = extent(host)
+        low, high = span.start, span.stop
         if known := regions.get(address):
             # Within one storage all between the views counts as given.
             known.low, known.high = min(known.low, low), max(known.high, high)
         else:
-            data = np.frombuffer((ctypes.c_uint8 * storage.nbytes()).from_address(address), np.uint8)
+            data = np.ctypeslib.as_array((ctypes.c_uint8 * storage.nbytes()).from_address(address))
             defined = tensor.defined.bytes_ if isinstance(tensor, CardTensor) and tensor.defined else None
             regions[address] = Region(name, address, data, low, high, defined)
     return GlobalMemory(list(regions.values()))

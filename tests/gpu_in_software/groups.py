@@ -1,9 +1,14 @@
 """Groups of lanes that share a program counter, with their registers and what they wait for."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tests.gpu_in_software.machine import Machine
 
 ALL_ONES = {size: np.array(-1, f"i{size}") for size in (1, 2, 4, 8)}
 
@@ -28,7 +33,7 @@ class Queue:
         self.committed = self.committed[len(ready) :]
         return [work for part in ready for work in part]
 
-    def select(self, lanes: NDArray[np.int64]) -> "Queue":
+    def select(self, lanes: NDArray[np.int64]) -> Queue:
         """The part of the work that belongs to ``lanes``."""
         result = Queue()
         parts = []
@@ -39,7 +44,7 @@ class Queue:
         return result
 
     @staticmethod
-    def join(queues: list["Queue"]) -> "Queue":
+    def join(queues: list[Queue]) -> Queue:
         """Of lanes that meet: what each committed last is in the last group."""
         result = Queue()
         depth = max(len(queue.committed) for queue in queues)
@@ -54,7 +59,7 @@ class Queue:
 class Group:
     """``lanes`` of the batch in rising order, at basic block ``block``, with a value for each live register."""
 
-    def __init__(self, machine: Any, lanes: NDArray[np.int64], registers: list[Any], block: int) -> None:
+    def __init__(self, machine: Machine, lanes: NDArray[np.int64], registers: list[Any], block: int) -> None:
         self.machine, self.lanes, self.registers, self.block = machine, lanes, registers, block
         self.copies, self.products = Queue(), Queue()
         self.last: Any = None
@@ -72,7 +77,7 @@ class Group:
         self._warps: Any = None
 
     @classmethod
-    def start(cls, machine: Any, lanes: NDArray[np.int64]) -> "Group":
+    def start(cls, machine: Machine, lanes: NDArray[np.int64]) -> Group:
         """At the first instruction; what is read before it is written is all ones."""
         program = machine.program
         registers: list[Any] = [None] * len(program.slots)
@@ -81,7 +86,7 @@ class Group:
                 registers[slot] = poison(program.homes[name])
         return cls(machine, lanes, registers, 0)
 
-    def at(self, block: int) -> "Group":
+    def at(self, block: int) -> Group:
         self.block = block
         return self
 
@@ -136,7 +141,7 @@ class Group:
             self._warps = np.bincount(warps // self.machine.warps_per_block, minlength=len(self.machine.alive))
         return self._warps
 
-    def part(self, chosen: NDArray[np.bool_], block: int) -> "Group":
+    def part(self, chosen: NDArray[np.bool_], block: int) -> Group:
         """The lanes for which ``chosen`` holds, as a group of their own."""
         at = np.flatnonzero(chosen)
         registers = [value[at] if np.ndim(value) else value for value in self.registers]
@@ -149,7 +154,7 @@ class Group:
                 getattr(result, name).committed = [[] for _ in getattr(self, name).committed]
         return result
 
-    def split(self, condition: Any) -> "tuple[Group | None, Group | None]":
+    def split(self, condition: Any) -> tuple[Group | None, Group | None]:
         """The lanes for which ``condition`` holds, and the others; None for nobody."""
         if np.ndim(condition) == 0:
             return (self, None) if condition else (None, self)

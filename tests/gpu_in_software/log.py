@@ -31,6 +31,8 @@ class Log:
     """torch's operations on tensors on the card, by name: each is at least one launch."""
     synchronizations: Counter[str] = field(default_factory=Counter)
     """What made the host wait for the card."""
+    rewrite: Callable[[str, str | None], str] | None = None
+    """Changes the PTX of a launch, given with the kernel's name."""
     keep: Callable[[Report], None] | None = None
     """Called with each launch's report."""
     _captured: list[Callable[[], object]] | None = None

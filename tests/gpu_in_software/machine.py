@@ -1,8 +1,8 @@
 """One launch of a kernel: its blocks in batches, the lanes of a batch in groups that share a program counter.
 
-All lanes of all blocks of a batch start as one group. A branch that lanes take differently splits it, and the group with
-the lowest program counter goes first, so that the parts meet where the paths join and become one group again. A group
-at a barrier waits until all living lanes of its blocks are there.
+All lanes of all blocks of a batch start as one group. A branch that lanes take differently splits it. The group with
+the lowest program counter goes first, so that the parts meet where paths join and become one group again. A group at
+a barrier waits until all living lanes of its blocks are there.
 """
 
 import time
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from tests.gpu_in_software.groups import Group, merge
 from tests.gpu_in_software.memory import GlobalMemory
 from tests.gpu_in_software.ptx import Instruction
-from tests.gpu_in_software.report import Fault, GpuFault, Report, UnknownInstruction, fault
+from tests.gpu_in_software.report import Fault, GpuError, Report, UnknownInstructionError, fault
 from tests.gpu_in_software.shared import SharedMemory
 from tests.gpu_in_software.tensor_cores import TensorCores
 from tests.gpu_in_software.translate import DTYPES, SIZE, Program
 from tests.gpu_in_software.warps import Warps
 
-LANES = 8192
+LANES = 16384
 """Lanes of a batch, at most: more share the overhead of each instruction, fewer stay in the cache."""
 
 
@@ -71,11 +71,12 @@ class Machine:
 
     def run(self) -> Report:
         if self.threads % 32:
-            raise GpuFault(f"{self.program.kernel.name}: {self.threads} threads a block; allowed here: multiples of 32")
+            raise GpuError(f"{self.program.kernel.name}: {self.threads} threads a block; allowed here: multiples of 32")
         started = time.perf_counter()
         with np.errstate(all="ignore"):
-            for self.first_block in range(0, self.blocks, self.batch):
-                self._run_batch(min(self.batch, self.blocks - self.first_block))
+            for first in range(0, self.blocks, self.batch):
+                self.first_block = first
+                self._run_batch(min(self.batch, self.blocks - first))
             if self.memory.tracker:
                 self.memory.tracker.barrier(None)
         self.report.seconds = time.perf_counter() - started
@@ -109,10 +110,10 @@ class Machine:
         """Note a fault after which the launch can go on."""
         self.report.faults.append(fault(kind, self.program.kernel.name, instruction, detail))
 
-    def fatal(self, kind: str, instruction: Instruction, detail: str) -> GpuFault:
+    def fatal(self, kind: str, instruction: Instruction, detail: str) -> GpuError:
         found: Fault = fault(kind, self.program.kernel.name, instruction, detail)
         self.report.faults.append(found)
-        return GpuFault("\n".join(dict.fromkeys(map(str, self.report.faults))))
+        return GpuError("\n".join(dict.fromkeys(map(str, self.report.faults))))
 
     # A batch of blocks.
 
@@ -126,22 +127,20 @@ class Machine:
         while groups or self.waiting:
             if not groups:
                 raise self.fatal("barrier that not all threads reach", self.waiting[0].last, self._missing())
-            if self.schedule == "batch":
-                groups = self._step(groups)
-            else:
-                chosen = groups.pop(int(self.random.integers(len(groups))))
-                mine = [chosen]
-                while mine:
-                    mine, released = self._step(mine), []
-                    released = [
-                        group for group in mine if group.lanes[0] >> 5 != chosen.lanes[0] >> 5 or group.released
-                    ]
-                    for group in released:
-                        group.released = False
-                        mine.remove(group)
-                    groups += released
+            groups = self._step(groups) if self.schedule == "batch" else self._run_alone(groups)
         if self.shared.tracker:
             self.shared.tracker.barrier(None)
+
+    def _run_alone(self, groups: list[Group]) -> list[Group]:
+        """Run one warp to its next barrier or end."""
+        mine = [groups.pop(int(self.random.integers(len(groups))))]
+        while mine:
+            mine = self._step(mine)
+            groups += [group for group in mine if group.released]
+            mine = [group for group in mine if not group.released]
+        for group in groups:
+            group.released = False
+        return groups
 
     def _single_warps(self, every: Group) -> list[Group]:
         """A group for each warp, or for four where wgmma needs them."""
@@ -200,13 +199,15 @@ class Machine:
         number, *count = last.operands
         whole = not count or count[0] == str(self.threads)
         if last.predicate or number != "0" or not whole or last.opcode.split(".")[1:2] != ["sync"]:
-            raise UnknownInstruction(f"{self.program.kernel.name}, line {last.line}: {last.text}: unknown barrier")
+            raise UnknownInstructionError(f"{self.program.kernel.name}, line {last.line}: {last.text}: unknown barrier")
 
     def _release(self) -> list[Group]:
         """The waiting groups of blocks all of whose living lanes wait."""
         if not self.waiting:
             return []
-        here = sum(np.bincount(each.lanes // self.threads, minlength=len(self.alive)) for each in self.waiting)
+        here = np.zeros_like(self.alive)
+        for each in self.waiting:
+            here += np.bincount(each.lanes // self.threads, minlength=len(here))
         complete = (here == self.alive) & (here > 0)
         if not complete.any():
             return []
@@ -234,10 +235,9 @@ class Machine:
 
     def _pass(self, complete: NDArray[np.bool_]) -> None:
         """Judge the accesses of the interval that ends."""
-        if not self.track:
-            return
-        self.shared.tracker.barrier(self._launch_mask(complete))
-        self.memory.tracker.barrier(self._launch_mask(complete))
+        for tracker in (self.shared.tracker, self.memory.tracker):
+            if tracker:
+                tracker.barrier(self._launch_mask(complete))
 
     def _launch_mask(self, complete: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         if complete.all():

@@ -4,8 +4,10 @@ Poison: bytes that nothing has written since they were allocated. They are all o
 a fault.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,10 @@ from numpy.typing import NDArray
 from tests.gpu_in_software.ptx import Instruction
 from tests.gpu_in_software.races import READ, Tracker
 from tests.gpu_in_software.report import Access
+
+if TYPE_CHECKING:
+    from tests.gpu_in_software.groups import Group
+    from tests.gpu_in_software.machine import Machine
 
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 GRAIN = 64
@@ -37,14 +43,16 @@ class Region:
 
 
 class GlobalMemory:
-    """What one launch sees; ``machine`` is None until it is bound to one."""
+    """What one launch sees, once it is bound to the machine."""
+
+    machine: Machine
+    tracker: Tracker | None
 
     def __init__(self, regions: list[Region]) -> None:
         self.regions = sorted(regions, key=lambda region: region.address)
         self.starts = np.array([region.address + region.low for region in self.regions], np.uint64)
-        self.machine: Any = None
 
-    def bind(self, machine: Any, shift: int, track: bool) -> None:
+    def bind(self, machine: Machine, shift: int, track: bool) -> None:
         """Belong to a launch; ``shift``: log2 of the bytes of its smallest access."""
         self.machine, self.shift, units = machine, shift, 0
         for region in self.regions:
@@ -57,7 +65,7 @@ class GlobalMemory:
         return f"byte {((unit - region.first_unit) << self.shift) - region.low} of {region.name}"
 
     def load(
-        self, group: Any, address: Any, size: int, count: int, predicate: Any, instruction: Instruction
+        self, group: Group, address: Any, size: int, count: int, predicate: Any, instruction: Instruction
     ) -> NDArray[Any]:
         """[count, lanes] of values of ``size`` bytes."""
         chosen, lanes, address = group.select(predicate, address)
@@ -76,7 +84,7 @@ class GlobalMemory:
         every[:, chosen] = result
         return every
 
-    def fetch(self, group: Any, address: Any, size: int, lanes: Any, instruction: Instruction) -> NDArray[np.uint8]:
+    def fetch(self, group: Group, address: Any, size: int, lanes: Any, instruction: Instruction) -> NDArray[np.uint8]:
         """[lanes, size] bytes, for cp.async of some ``lanes`` of a group."""
         result = np.zeros((len(lanes), size), np.uint8)
         for region, at, offsets in self._locate(group, address, size, lanes, instruction):
@@ -85,7 +93,7 @@ class GlobalMemory:
         return result
 
     def _read(
-        self, group: Any, region: Region, offsets: Any, nbytes: int, lanes: Any, instruction: Instruction
+        self, group: Group, region: Region, offsets: Any, nbytes: int, lanes: Any, instruction: Instruction
     ) -> None:
         machine = self.machine
         if region.defined is not None:
@@ -103,7 +111,7 @@ class GlobalMemory:
             self._count(offsets + region.address, nbytes, lanes, instruction)
 
     def store(
-        self, group: Any, address: Any, size: int, values: tuple[Any, ...], predicate: Any, instruction: Instruction
+        self, group: Group, address: Any, size: int, values: tuple[Any, ...], predicate: Any, instruction: Instruction
     ) -> None:
         chosen, lanes, address = group.select(predicate, address)
         if not len(lanes):
@@ -139,7 +147,7 @@ class GlobalMemory:
         count = nbytes >> self.shift
         return units if count == 1 else units[None, :] + np.arange(count)[:, None]
 
-    def _locate(self, group: Any, address: Any, nbytes: int, lanes: Any, instruction: Instruction) -> Any:
+    def _locate(self, group: Group, address: Any, nbytes: int, lanes: Any, instruction: Instruction) -> Any:
         """The regions that ``address`` points into, each with the positions of its lanes and their offsets in it."""
         if not len(lanes):
             return

@@ -1,9 +1,9 @@
 """``pytest --gpu sm_90``: the tests run on a pretended card of that target.
 
-    --gpu-schedule warps    every warp alone up to the next barrier, in random order: a race that matters shows in results
+    --gpu-schedule warps    each warp alone up to its next barrier, in random order: races that matter change results
     --gpu-sums truncating   tensor cores add as a model of the hardware's
     --gpu-perturb           approximate instructions are off by up to their stated error
-    --gpu-untracked         no search for races and poison: four times as fast
+    --gpu-untracked         no search for races and poison: nearly twice as fast
 
 At the end the launches are listed, and with ``--gpu-log FILE`` written as JSON.
 """

@@ -119,7 +119,8 @@ class _Body:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.scopes: list[dict[str, str]] = [{}]
-        self.source, self.used, self.scoped = "", None, 0
+        self.source, self.scoped = "", 0
+        self.used: int | None = None
 
     def read(self, text: str, start: int) -> None:
         line = text.count("\n", 0, start)
@@ -129,7 +130,8 @@ class _Body:
             if re.match(r"\s*\.loc\s", code):
                 self.source = comment.strip().rpartition(":")[0] or self.source
                 continue
-            for statement, buffer in self._statements(buffer, code + " "):
+            for statement, rest in self._statements(buffer, code + " "):
+                buffer = rest
                 if statement == "}" and len(self.scopes) == 1:
                     return
                 self._statement(statement, number)

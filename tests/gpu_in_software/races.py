@@ -4,13 +4,18 @@ Accesses are listed and judged together when a barrier lets their blocks go on, 
 accesses are fast. A store of the value that is already there conflicts with a later change, not with an earlier one.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.gpu_in_software.ptx import Instruction
+
+if TYPE_CHECKING:
+    from tests.gpu_in_software.machine import Machine
 
 READ, WRITE, SAME = range(3)
 Units = NDArray[np.int64]
@@ -29,7 +34,7 @@ class Access:
 class Tracker:
     """The accesses to one memory. ``machine`` takes the faults; ``blocks``: whether blocks share it (global memory)."""
 
-    def __init__(self, machine: Any, units: int, space: str, blocks: bool) -> None:
+    def __init__(self, machine: Machine, units: int, space: str, blocks: bool) -> None:
         self.machine, self.space = machine, space
         self.owner = np.full(units, -1, np.int64)
         """Scratch: the warp that wrote a unit in the interval that is judged."""
@@ -59,7 +64,7 @@ class Tracker:
         """Judge and forget the accesses of ``blocks`` [blocks of the launch]; None for all."""
         log, self.log = self.log, []
         if blocks is not None:
-            mine = []
+            mine: list[Access] = []
             for access in log:
                 passing = blocks[access.warps // self.machine.warps_per_block]
                 for chosen, where in ((passing, mine), (~passing, self.log)):

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from tests.gpu_in_software.ptx import Instruction, Kernel
 
 
-class GpuFault(Exception):
+class GpuError(Exception):
     """A kernel did what hardware does not promise to survive; the message lists the faults, one line each."""
 
 
-class UnknownInstruction(GpuFault):
+class UnknownInstructionError(GpuError):
     """The machine does not know an instruction, an operand or a modifier: nothing is guessed."""
 
 
@@ -137,6 +137,6 @@ class Report:
         return found
 
     def check(self) -> None:
-        """Raise GpuFault if anything was found."""
+        """Raise GpuError if anything was found."""
         if self.faults:
-            raise GpuFault("\n".join(dict.fromkeys(map(str, self.faults))))
+            raise GpuError("\n".join(dict.fromkeys(map(str, self.faults))))

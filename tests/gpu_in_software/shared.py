@@ -1,15 +1,21 @@
 """Shared memory of the blocks that run together, and cp.async, whose destination is poison until it is waited for."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.gpu_in_software.memory import UNSIGNED
+from tests.gpu_in_software.memory import UNSIGNED, GlobalMemory
 from tests.gpu_in_software.ptx import Instruction
 from tests.gpu_in_software.races import READ, WRITE, Tracker
 from tests.gpu_in_software.report import Access
+
+if TYPE_CHECKING:
+    from tests.gpu_in_software.groups import Group
+    from tests.gpu_in_software.machine import Machine
 
 
 @dataclass
@@ -21,14 +27,14 @@ class Copy:
     data: NDArray[np.uint8]
     instruction: Instruction
 
-    def select(self, chosen: NDArray[np.bool_]) -> "Copy":
+    def select(self, chosen: NDArray[np.bool_]) -> Copy:
         return Copy(self.lanes[chosen], self.to[chosen], self.data[chosen], self.instruction)
 
 
 class SharedMemory:
     """``size`` bytes for each of ``blocks``; ``shift``: log2 of the bytes of the smallest access."""
 
-    def __init__(self, machine: Any, size: int, blocks: int, shift: int, track: bool) -> None:
+    def __init__(self, machine: Machine, size: int, blocks: int, shift: int, track: bool) -> None:
         self.machine, self.size, self.shift = machine, size, shift
         self.stride = -(-max(size, 16) // 128) * 128
         self.data = np.full(self.stride * blocks, 0xFF, np.uint8)
@@ -39,7 +45,7 @@ class SharedMemory:
         """Lane whose store no proxy fence has followed: tensor cores may not see it yet."""
         self.tracker = Tracker(machine, units, "shared", blocks=False) if track else None
 
-    def offsets(self, group: Any, address: Any, nbytes: int, lanes: Any, instruction: Instruction) -> Any:
+    def offsets(self, group: Group, address: Any, nbytes: int, lanes: Any, instruction: Instruction) -> Any:
         """Checked addresses in the memory of all blocks."""
         at = address.astype(np.int64)
         if len(at) and (int(at.min()) < 0 or int(at.max()) + nbytes > self.size):
@@ -58,7 +64,7 @@ class SharedMemory:
         return units if count == 1 else units[None, :] + np.arange(count)[:, None]
 
     def load(
-        self, group: Any, address: Any, size: int, count: int, predicate: Any, instruction: Instruction
+        self, group: Group, address: Any, size: int, count: int, predicate: Any, instruction: Instruction
     ) -> NDArray[Any]:
         chosen, lanes, address = group.select(predicate, address)
         offsets = self.offsets(group, address, size * count, lanes, instruction)
@@ -93,7 +99,7 @@ class SharedMemory:
         return f"byte {byte} of the shared memory of block {block + self.machine.first_block}"
 
     def store(
-        self, group: Any, address: Any, size: int, values: tuple[Any, ...], predicate: Any, instruction: Instruction
+        self, group: Group, address: Any, size: int, values: tuple[Any, ...], predicate: Any, instruction: Instruction
     ) -> None:
         chosen, lanes, address = group.select(predicate, address)
         if not len(lanes):
@@ -126,7 +132,7 @@ class SharedMemory:
         self.tracker.store(units, changed, self.machine.warp_of(lanes), instruction)
 
     def copy_async(
-        self, group: Any, memory: Any, to: Any, source: Any, size: int, taken: Any, predicate: Any,
+        self, group: Group, memory: GlobalMemory, to: Any, source: Any, size: int, taken: Any, predicate: Any,
         instruction: Instruction,
     ) -> None:  # fmt: skip
         _, lanes, to = group.select(predicate, to)
@@ -148,10 +154,10 @@ class SharedMemory:
             self.in_flight[units] = True
         group.copies.open.append(Copy(lanes, offsets, data, instruction))
 
-    def commit(self, group: Any) -> None:
+    def commit(self, group: Group) -> None:
         group.copies.commit()
 
-    def wait(self, group: Any, left: int, everything: bool) -> None:
+    def wait(self, group: Group, left: int, everything: bool) -> None:
         """Land all but the last ``left`` committed groups of copies."""
         if everything:
             group.copies.commit()
@@ -165,7 +171,7 @@ class SharedMemory:
                 self.unfenced[units] = copy.lanes
                 self.tracker.add(WRITE, units, self.machine.warp_of(copy.lanes), copy.instruction)
 
-    def fence(self, group: Any) -> None:
+    def fence(self, group: Group) -> None:
         """What the group's lanes stored is visible to tensor cores."""
         if self.tracker:
             done = np.zeros(self.machine.lanes + 1, bool)

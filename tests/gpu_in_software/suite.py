@@ -10,7 +10,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -75,45 +74,46 @@ def versions(python: str) -> str:
 
 
 def cases(log: dict[str, Any]) -> tuple[str, str]:
-    """How many cases passed, and which did not."""
-    if "outcomes" in log:
-        outcomes = log["outcomes"]
-        bad = outcomes.get("failed", 0) + outcomes.get("error", 0)
-        return (
-            f"{outcomes.get('passed', 0)} passed, {outcomes.get('skipped', 0)} left out",
-            f"{bad} failed" if bad else "",
-        )
-    return log.get("verdict", "").split(" (")[0] or "did not end", ""
+    """How many cases passed, and how many did not."""
+    if "outcomes" not in log:
+        return log.get("verdict", "").split(" (")[0] or "did not end", ""
+    outcomes = log["outcomes"]
+    bad = outcomes.get("failed", 0) + outcomes.get("error", 0)
+    passed = f"{outcomes.get('passed', 0)} passed, {outcomes.get('skipped', 0)} left out"
+    return passed, f"{bad} failed" if bad else ""
+
+
+HEAD = """# The GPU suite in software
+
+Triton compiles the kernels for each target, as on a card, and their PTX is executed on the CPU with checks of bounds,
+alignment, poison (memory read before it is written), races between warps and between blocks, and barriers, by
+[tests/gpu_in_software](../tests/gpu_in_software/__init__.py). It says nothing of ptxas, of the driver or of time.
+
+Made by `python -m tests.gpu_in_software.suite --write` with NumPy {numpy}. "Left out" are tests that need what a
+pretended card has not: a second card, a speed, torch.compile.
+
+| target | stack | what | cases | launches | programs | thread instructions | faults | minutes |
+| --- | --- | --- | --- | ---: | ---: | ---: | --- | ---: |
+"""
 
 
 def page(logs: list[dict[str, Any]]) -> str:
-    lines = [
-        "# The GPU suite in software",
-        "",
-        "Triton compiles the kernels for each target, as on a card, and their PTX is executed on the CPU with checks of bounds,",
-        "alignment, poison (memory read before it is written), races between warps and between blocks, and barriers. What",
-        "executes it: [tests/gpu_in_software](../tests/gpu_in_software/__init__.py). It says nothing of ptxas, of the driver or of",
-        "time.",
-        "",
-        f"Made by `python -m tests.gpu_in_software.suite --write` on {platform.processor() or platform.machine()}, NumPy "
-        f"{importlib.metadata.version('numpy')}.",
-        "",
-        "| target | stack | what | cases | launches | programs | thread instructions | faults found | minutes |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | --- | ---: |",
-    ]
+    lines = []
     for log in logs:
-        kernels = log.get("kernels", {}).values()
-        launches, programs, instructions = (
-            sum(entry[key] for entry in kernels) for key in ("launches", "programs", "thread_instructions")
-        )
         passed, failed = cases(log)
-        faults = len({fault.split(":")[0] + fault.split(":")[1] for fault in log.get("faults", [])})
-        lines.append(
-            f"| {log['target']} | {log['versions']} | {log['part']} | {passed}{', **' + failed + '**' if failed else ''} "
-            f"| {launches:,} | {programs:,} | {instructions / 1e6:,.0f} M | {faults or 'none'} | {log['seconds'] / 60:.1f} |"
+        faults = len(log.get("faults", []))
+        launches, programs, instructions = (
+            sum(entry[key] for entry in log.get("kernels", {}).values())
+            for key in ("launches", "programs", "thread_instructions")
         )
-    lines += _failures(logs)
-    return "\n".join(lines) + "\n"
+        columns = (
+            log["target"], log["versions"], log["part"], f"{passed}, **{failed}**" if failed else passed,
+            f"{launches:,}", f"{programs:,}", f"{instructions / 1e6:,.0f} M", faults or "none",
+            f"{log['seconds'] / 60:.1f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, columns))} |")
+    head = HEAD.format(numpy=importlib.metadata.version("numpy"))
+    return head + "\n".join([*lines, *_failures(logs)]) + "\n"
 
 
 def _failures(logs: list[dict[str, Any]]) -> list[str]:

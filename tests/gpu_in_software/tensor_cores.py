@@ -5,8 +5,10 @@ Products of 16-bit factors are exact in fp64 and are summed there, then rounded 
 bits below the largest term and cut off: ``truncating`` is a model of that, for a bound that must hold for both.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,10 @@ from tests.gpu_in_software.ptx import Instruction
 from tests.gpu_in_software.races import READ
 from tests.gpu_in_software.values import bf16_to_f32
 from tests.gpu_in_software.warps import LANE
+
+if TYPE_CHECKING:
+    from tests.gpu_in_software.groups import Group
+    from tests.gpu_in_software.machine import Machine
 
 ROW, PAIR = LANE >> 2, 2 * (LANE & 3)
 A_ROW, A_COLUMN = (ROW, ROW + 8, ROW, ROW + 8), (PAIR, PAIR, PAIR + 8, PAIR + 8)
@@ -38,7 +44,7 @@ class Pending:
     """Addresses in shared memory, a row for each warp group, that are read until it has ended."""
     instruction: Instruction
 
-    def select(self, chosen: NDArray[np.bool_]) -> "Pending":
+    def select(self, chosen: NDArray[np.bool_]) -> Pending:
         groups = chosen.reshape(-1, 128)[:, 0]
         touched = [addresses[groups] for addresses in self.touched]
         return Pending(self.lanes[chosen], self.slots, self.values[:, chosen], touched, self.instruction)
@@ -73,7 +79,7 @@ def _numbers(kind: str, halves: Any) -> Any:
 class TensorCores:
     """``sums``: exact or truncating."""
 
-    def __init__(self, machine: Any, sums: str) -> None:
+    def __init__(self, machine: Machine, sums: str) -> None:
         self.machine, self.sum = machine, SUMS[sums]
 
     def _fragment(self, kind: str, registers: Any, rows: int) -> Any:
@@ -88,7 +94,7 @@ class TensorCores:
                 matrix[:, row, column + half] = _numbers(kind, bits)
         return matrix
 
-    def mma(self, group: Any, kind: str, a: Any, b: Any, c: Any, instruction: Instruction) -> Any:
+    def mma(self, group: Group, kind: str, a: Any, b: Any, c: Any, instruction: Instruction) -> Any:
         self.machine.warps.whole(group, instruction)
         left = self._fragment(kind, [group.spread(value) for value in a], 16)
         right = self._fragment(kind, [group.spread(value) for value in b], 8)
@@ -99,7 +105,7 @@ class TensorCores:
         return [np.ascontiguousarray(result[:, C_ROW[index], C_COLUMN[index]]).ravel() for index in range(4)]
 
     def wgmma(
-        self, group: Any, kind: str, slots: tuple[int | None, ...], c: Any, a: Any, b: Any, scale: Any,
+        self, group: Group, kind: str, slots: tuple[int | None, ...], c: Any, a: Any, b: Any, scale: Any,
         transposed: list[int], instruction: Instruction,
     ) -> Any:  # fmt: skip
         """D = A B (+ D if ``scale``); returns NaN for D, whose values come with `wait`."""
@@ -134,14 +140,14 @@ class TensorCores:
         group.products.open.append(Pending(lanes.ravel(), slots, values, touched, instruction))
         return (np.float32("nan"),) * len(slots)
 
-    def _accumulator(self, group: Any, slots: tuple[int | None, ...], c: Any) -> Any:
+    def _accumulator(self, group: Group, slots: tuple[int | None, ...], c: Any) -> Any:
         """The registers of D, or what a product still under way will put there."""
         for pending in reversed([each for part in group.products.all() for each in part]):
             if pending.slots == slots and len(pending.lanes) == len(group.lanes):
                 return pending.values
         return [group.spread(value) for value in c]
 
-    def _groups(self, group: Any, instruction: Instruction) -> Any:
+    def _groups(self, group: Group, instruction: Instruction) -> Any:
         """The lanes [warp groups, 128]."""
         lanes = self.machine.warps.whole(group, instruction).ravel()
         if (
@@ -153,7 +159,7 @@ class TensorCores:
         return lanes.reshape(-1, 128)
 
     def _addresses(
-        self, group: Any, descriptor: Any, rows: int, transposed: bool, lanes: Any, instruction: Instruction
+        self, group: Group, descriptor: Any, rows: int, transposed: bool, lanes: Any, instruction: Instruction
     ) -> Any:
         """Byte addresses [warp groups, rows, 16] of a matrix whose rows are M or N, and K is 16."""
         words = group.spread(descriptor).reshape(-1, 128)
@@ -205,10 +211,10 @@ class TensorCores:
                     self.machine.fault(name, instruction, detail)
         shared.tracker.add(READ, units, self.machine.warp_of(first), instruction)
 
-    def commit(self, group: Any) -> None:
+    def commit(self, group: Group) -> None:
         group.products.commit()
 
-    def wait(self, group: Any, left: int) -> None:
+    def wait(self, group: Group, left: int) -> None:
         """Fill the registers of all but the last ``left`` committed groups of products."""
         for pending in group.products.take(left):
             self._read_late(pending)

@@ -205,16 +205,34 @@ def dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     out = func(*plain_args, **plain_kwargs)
     if name in ("_local_scalar_dense", "equal", "is_nonzero"):
         return out
-    if not isinstance(args[0] if args else None, (CardTensor, list, tuple)) and func._schema.is_mutable:
-        return args[0] if isinstance(args[0], Tensor) else out  # the host's tensor was changed
+    if name == "copy_" and not isinstance(args[0], CardTensor):
+        LOG.synchronizations["copy to the host"] += 1
+        return args[0]
     cards = [leaf for leaf in leaves if isinstance(leaf, CardTensor)]
     fresh = name in UNWRITTEN
     out = tree_map_only(Tensor, lambda tensor: _wrap(tensor, cards, fresh), out)
-    if func._schema.is_mutable:
-        for leaf in cards:
-            if leaf.defined:
-                leaf.defined.bytes_[:] = True
+    _define(func._schema, args, kwargs)
     return return_and_correct_aliasing(func, args, kwargs, out)
+
+
+def _define(schema: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """Mark what an operation wrote in place."""
+    given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+    for argument in schema.arguments if schema.is_mutable else ():
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            for leaf in tree_leaves(given.get(argument.name)):
+                if isinstance(leaf, CardTensor) and leaf.defined:
+                    leaf.defined.bytes_[extent(leaf.host)] = True
+
+
+def extent(host: Tensor) -> slice:
+    """The bytes of its storage that a tensor spans."""
+    size = host.element_size()
+    low = int(host.storage_offset()) * size
+    if not host.numel():
+        return slice(low, low)
+    last = sum((n - 1) * stride for n, stride in zip(host.shape, host.stride(), strict=True))
+    return slice(low, int(low + (last + 1) * size))
 
 
 def on_hosts(function: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:

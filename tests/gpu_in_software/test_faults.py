@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.gpu_in_software import targets
-from tests.gpu_in_software.report import GpuFault, Report, UnknownInstruction
+from tests.gpu_in_software.report import GpuError, Report, UnknownInstructionError
 from tests.gpu_in_software.snippets import run
 
 STORE = "mul.wide.u32 %rd1, %r196, 4; add.s64 %rd2, %rd30, %rd1; st.global.b32 [%rd2], %r0;\n"
@@ -33,7 +33,7 @@ def test_missing_barrier() -> None:
     assert out.tolist() == [(n + 32) % 64 for n in range(64)]
     report = run(body.format(""), ints(64), threads=64, shared=256)
     assert kinds(report) == {"race between warps"}
-    with pytest.raises(GpuFault, match=r"race between warps: ld.shared.b32 .*: warp \d reads byte \d+ of the shared"):
+    with pytest.raises(GpuError, match=r"race between warps: ld.shared.b32 .*: warp \d reads byte \d+ of the shared"):
         report.check()
     with_warps = run(body.format("bar.warp.sync -1;"), ints(64), threads=64, shared=256)
     assert "race between warps" in kinds(with_warps)
@@ -79,7 +79,7 @@ def test_race_between_blocks() -> None:
 def test_out_of_bounds_lane() -> None:
     """One lane beyond the end; with a mask there is none."""
     with pytest.raises(
-        GpuFault, match=r"access out of bounds: st.global.*thread 31 of block 0: 4 bytes at .*\(1 lanes\)"
+        GpuError, match=r"access out of bounds: st.global.*thread 31 of block 0: 4 bytes at .*\(1 lanes\)"
     ):
         run("mov.u32 %r0, 1;" + STORE, ints(31))
     masked = "mov.u32 %r0, 1; setp.lt.u32 %p1, %r196, 31;" + STORE.replace("st.global", "@%p1 st.global")
@@ -89,20 +89,20 @@ def test_out_of_bounds_lane() -> None:
 def test_between_two_views_of_a_tensor() -> None:
     """Memory of the same storage that the kernel wasn't given."""
     storage = ints(100)
-    with pytest.raises(GpuFault, match="access out of bounds"):
+    with pytest.raises(GpuError, match="access out of bounds"):
         run("mov.u32 %r0, 1;" + STORE, storage[4:20])
     assert storage.sum() == 0
 
 
 def test_shared_memory_out_of_bounds() -> None:
-    with pytest.raises(GpuFault, match=r"shared access out of bounds: st.shared.* of 124"):
+    with pytest.raises(GpuError, match=r"shared access out of bounds: st.shared.* of 124"):
         run(OWN + "st.shared.b32 [%r3], 1;", ints(1), shared=124)
 
 
 @pytest.mark.parametrize("space", ["global", "shared"])
 def test_misaligned_access(space: str) -> None:
     address = "%rd30 + 4" if space == "global" else "smem + 4"
-    with pytest.raises(GpuFault, match="misaligned"):
+    with pytest.raises(GpuError, match="misaligned"):
         run(f"ld.{space}.v2.b32 {{%r0, %r1}}, [{address}];", ints(8), shared=32)
     run(f"ld.{space}.v2.b32 {{%r0, %r1}}, [{address.replace('4', '8')}];", ints(8), shared=32, track=False)
 
@@ -137,7 +137,7 @@ def test_uninitialised_register_is_nan() -> None:
 
 def test_barrier_that_not_all_threads_reach() -> None:
     body = "setp.lt.u32 %p1, %r199, 32; @%p1 bra $skip; bar.sync 0; $skip: bar.sync 0; bar.sync 0;"
-    with pytest.raises(GpuFault, match="barrier"):
+    with pytest.raises(GpuError, match="barrier"):
         run(body, ints(1), threads=64).check()
 
 
@@ -154,11 +154,13 @@ def test_barrier_after_some_threads_have_ended() -> None:
 
 def test_missing_lanes_of_a_warp() -> None:
     body = "setp.lt.u32 %p1, %r199, 3; @%p1 bra $A; shfl.sync.bfly.b32 %r0, %r199, 1, 31, -1; $A:"
-    with pytest.raises(GpuFault, match="lanes of a warp are missing: shfl.sync.bfly"):
+    with pytest.raises(GpuError, match=r"lanes of a warp are missing: shfl.sync.bfly"):
         run(body, ints(1))
 
 
-COPY = """shl.b32 %r1, %r199, 4; mov.u32 %r2, smem; add.s32 %r3, %r2, %r1; cvt.u64.u32 %rd1, %r1; add.s64 %rd2, %rd31, %rd1;
+COPY = """
+shl.b32 %r1, %r199, 4; mov.u32 %r2, smem; add.s32 %r3, %r2, %r1;
+cvt.u64.u32 %rd1, %r1; add.s64 %rd2, %rd31, %rd1;
 cp.async.cg.shared.global [%r3], [%rd2], 16; cp.async.commit_group; {wait} ld.shared.b32 %r0, [%r3 + 4];
 """
 
@@ -187,7 +189,7 @@ def test_fma_where_none_may_be() -> None:
 
 
 def test_unknown_barrier() -> None:
-    with pytest.raises(UnknownInstruction, match="bar.sync 1"):
+    with pytest.raises(UnknownInstructionError, match=r"bar.sync 1"):
         run("bar.sync 1, 32;", ints(1), threads=64)
 
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.gpu_in_software.report import UnknownInstruction
+from tests.gpu_in_software.report import UnknownInstructionError
 from tests.gpu_in_software.snippets import evaluate, kernel
 from tests.gpu_in_software.values import fma
 
@@ -206,5 +206,5 @@ def test_fma_is_rounded_once() -> None:
     ],
 )
 def test_what_is_unknown_is_named(statement: str, named: str) -> None:
-    with pytest.raises(UnknownInstruction, match=f"snippet, line .*{statement.split()[0]}.*{named}"):
+    with pytest.raises(UnknownInstructionError, match=f"snippet, line .*{statement.split()[0]}.*{named}"):
         kernel(statement, 1)

@@ -5,7 +5,7 @@ changed in place, so that a move is free. Registers that are live between blocks
 are local variables of the function.
 
 Instructions register with `opcode`; what is not registered, or has a modifier that its function doesn't name, raises
-`UnknownInstruction`.
+`UnknownInstructionError`.
 """
 
 import re
@@ -17,7 +17,7 @@ import numpy as np
 from tests.gpu_in_software import values
 from tests.gpu_in_software.flow import Flow, analyse, ends_block
 from tests.gpu_in_software.ptx import Block, Instruction, Kernel, elements
-from tests.gpu_in_software.report import UnknownInstruction
+from tests.gpu_in_software.report import UnknownInstructionError
 
 DTYPES = {
     "pred": "B", "b8": "U8", "u8": "U8", "s8": "S8", "b16": "U16", "u16": "U16", "s16": "S16", "f16": "F16",
@@ -88,9 +88,10 @@ class Writer:
         self.instruction: Instruction = block.instructions[0]
 
     def function(self) -> Callable[[Any, Any], Any]:
-        for self.instruction in self.block.instructions:
-            if not ends_block(self.instruction):
-                self._translate(self.instruction)
+        for instruction in self.block.instructions:
+            self.instruction = instruction
+            if not ends_block(instruction):
+                self._translate(instruction)
         last = self.block.instructions[-1]
         result = self.read(last.predicate, "pred") if ends_block(last) and last.predicate else "None"
         for name in sorted(self.written & self.live_out):
@@ -111,9 +112,9 @@ class Writer:
                     raise self.unknown(f"{type(error).__name__} {error}") from error
         raise self.unknown("unknown instruction")
 
-    def unknown(self, why: str) -> UnknownInstruction:
+    def unknown(self, why: str) -> UnknownInstructionError:
         each = self.instruction
-        return UnknownInstruction(f"{self.kernel.name}, line {each.line}: {each.text}: {why}")
+        return UnknownInstructionError(f"{self.kernel.name}, line {each.line}: {each.text}: {why}")
 
     def allow(self, parts: Iterable[str], *modifiers: str) -> set[str]:
         """The modifiers among ``parts``, all of which must be in ``modifiers``."""
@@ -149,7 +150,7 @@ class Writer:
         return _home(self.kernel, name)
 
     def read(self, operand: str, kind: str) -> str:
-        """An expression for ``operand`` as a value of the type ``kind`` of PTX; narrower than its register: the low bits."""
+        """An expression for ``operand`` as a value of the PTX type ``kind``; of a wider register the low bits."""
         if operand.startswith("!"):
             return f"(~{self.read(operand[1:].strip(), kind)})"
         if self.kernel.register_type(operand) is None:
@@ -205,7 +206,7 @@ class Writer:
         return int(operand.rstrip("U"), 0)
 
     def write(self, operand: str, kind: str, expression: str) -> None:
-        """Assign a value of type ``kind`` to ``operand``; narrower than its register: extended by its sign, or zeros."""
+        """Assign a value of PTX type ``kind`` to ``operand``; for a wider register extended by its sign or zeros."""
         if operand == "_":
             return
         dtype = DTYPES[kind]

@@ -30,7 +30,7 @@ def flush(x: Value) -> Value:
 def fma(a: Value, b: Value, c: Value, towards: int = 0) -> Value:
     """a * b + c of fp32 or fp16, rounded once, to nearest or (-1) towards minus infinity.
 
-    The product is exact in fp64. The sum is rounded to odd there, which makes the second rounding that of the exact sum.
+    The product is exact in fp64. The sum is rounded to odd there, so that the second rounding is that of the exact sum.
     """
     dtype = np.result_type(a, b, c)
     product, addend = np.multiply(a, b, dtype=F64), np.asarray(c, F64)

@@ -1,6 +1,8 @@
 """What the lanes of a warp do together: shuffles, votes, reductions and matrix loads."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,22 +11,26 @@ from tests.gpu_in_software.ptx import Instruction
 from tests.gpu_in_software.report import Access
 from tests.gpu_in_software.shared import bank_passes
 
+if TYPE_CHECKING:
+    from tests.gpu_in_software.groups import Group
+    from tests.gpu_in_software.machine import Machine
+
 LANE = np.arange(32)
 REDUCTIONS = {"add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or}
 REDUCTIONS["xor"] = np.bitwise_xor
 
 
 class Warps:
-    def __init__(self, machine: Any) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def whole(self, group: Any, instruction: Instruction) -> NDArray[np.int64]:
+    def whole(self, group: Group, instruction: Instruction) -> NDArray[np.int64]:
         """The group's lanes [warps, 32]; all lanes of every warp must be there."""
         if group.warps_of_32 is None:
             raise self.machine.fatal("lanes of a warp are missing", instruction, f"{len(group.lanes)} lanes execute it")
         return group.warps_of_32
 
-    def shuffle(self, group: Any, mode: str, value: Any, other: Any, clamp: Any, instruction: Instruction) -> Any:
+    def shuffle(self, group: Group, mode: str, value: Any, other: Any, clamp: Any, instruction: Instruction) -> Any:
         """The value of another lane, and whether it lies within the segment; outside a lane keeps its own."""
         self.whole(group, instruction)
         values = group.spread(value).reshape(-1, 32)
@@ -46,7 +52,7 @@ class Warps:
         result = np.take_along_axis(values, source, 1).ravel()
         return result, np.broadcast_to(inside, values.shape).ravel()
 
-    def vote(self, group: Any, how: str, value: Any, instruction: Instruction) -> Any:
+    def vote(self, group: Group, how: str, value: Any, instruction: Instruction) -> Any:
         self.whole(group, instruction)
         votes = group.spread(value).reshape(-1, 32)
         if how == "ballot":
@@ -54,7 +60,7 @@ class Warps:
         all_, any_ = votes.all(1), votes.any(1)
         return np.repeat({"all": all_, "any": any_, "uni": all_ | ~any_}[how], 32)
 
-    def reduce(self, group: Any, how: str, value: Any, members: Any, instruction: Instruction) -> Any:
+    def reduce(self, group: Group, how: str, value: Any, members: Any, instruction: Instruction) -> Any:
         """Over the lanes that name the same members, to which each must belong."""
         self.whole(group, instruction)
         values = group.spread(value).reshape(-1, 32)
@@ -71,17 +77,17 @@ class Warps:
                 result[warp, inside] = function.reduce(values[warp, inside], dtype=values.dtype)
         return result.ravel()
 
-    def elect(self, group: Any, instruction: Instruction) -> Any:
+    def elect(self, group: Group, instruction: Instruction) -> Any:
         return self.whole(group, instruction).ravel() % 32 == 0
 
-    def _rows(self, group: Any, address: Any, count: int, instruction: Instruction) -> tuple[Any, Any]:
+    def _rows(self, group: Group, address: Any, count: int, instruction: Instruction) -> tuple[Any, Any]:
         """Offsets of the rows of ``count`` matrices, given by as many times 8 lanes, and those lanes."""
         warps = self.whole(group, instruction)
         lanes = warps[:, : 8 * count].ravel()
         address = group.spread(address).reshape(-1, 32)[:, : 8 * count].ravel()
         return self.machine.shared.offsets(group, address, 16, lanes, instruction), lanes
 
-    def load_matrix(self, group: Any, address: Any, count: int, transposed: bool, instruction: Instruction) -> Any:
+    def load_matrix(self, group: Group, address: Any, count: int, transposed: bool, instruction: Instruction) -> Any:
         """ldmatrix: ``count`` matrices of 8 rows of 8 values of 16 bits; lane 4 r + c gets two values of row r."""
         shared = self.machine.shared
         rows, lanes = self._rows(group, address, count, instruction)
@@ -95,7 +101,7 @@ class Warps:
         words = pairs[..., 0] | pairs[..., 1] << np.uint32(16)
         return [np.ascontiguousarray(words[:, index]).ravel() for index in range(count)]
 
-    def store_matrix(self, group: Any, address: Any, values: Any, transposed: bool, instruction: Instruction) -> None:
+    def store_matrix(self, group: Group, address: Any, values: Any, transposed: bool, instruction: Instruction) -> None:
         """stmatrix: the inverse of `load_matrix`."""
         rows, lanes = self._rows(group, address, len(values), instruction)
         words = np.stack([group.spread(value).reshape(-1, 32) for value in values], 1)
