@@ -35,6 +35,11 @@ class Group:
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
 
     def leave(self) -> None:
+        """Leave, however a run ends.
+
+        A thread of gloo that is still there when Python ends aborts the process if it is the last to hold a tensor: it
+        asks for Python's lock, which ends a thread from then on, and C++ calls that a crash.
+        """
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 

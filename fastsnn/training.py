@@ -58,9 +58,8 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     compiling = "compiling the CPU kernels: once on this machine, in less than a minute"
     with told, run, _settings_kept(), before_compiling(lambda: monitor.message(compiling)):
         settings.say()
-        trainer = _Trainer(run, monitor, group)
         try:
-            return trainer.run_epochs()
+            return _Trainer(run, monitor, group).run_epochs()
         finally:
             group.leave()
 
