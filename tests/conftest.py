@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cache_tools import cache_folder, cached_kernel, kernel_sources  # noqa: F401 - fixtures
 
 # Triton reads the variable when a kernel is defined, so it must be set before anything imports one.
 if not torch.cuda.is_available():
