@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cache_tools import cache_folder, cached_kernel, kernel_sources  # noqa: F401 - fixtures
 
 from tests.gpu_in_software import plugin
 

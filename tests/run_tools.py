@@ -85,3 +85,16 @@ def assert_same_end(run: Path, reference: Path) -> None:
     """The same but for best.pt, which records how many epochs were asked for when it was written."""
     assert_same(checkpoint.load(run / "last.pt"), checkpoint.load(reference / "last.pt"), "last.pt")
     assert metrics(run) == metrics(reference)
+
+
+def assert_refused(result: tuple[Any, str, str], code: int, *said: str) -> None:
+    """What ``Command`` returned is that exit code and one line that says all of this."""
+    found, stdout, stderr = result
+    assert (found, stdout) == (code, ""), stderr
+    assert stderr.startswith("fastsnn: ")
+    assert stderr.count("\n") == 1, stderr
+    assert len(stderr) < 1000
+    assert "Traceback" not in stderr
+    assert "codec" not in stderr
+    for part in said:
+        assert part in stderr

@@ -108,3 +108,16 @@ def test_a_run_without_a_checkpoint(run: Path, tmp_path: Path) -> None:
     fastsnn.train(resume=run)
     fastsnn.train(small(tmp_path / "new", epochs=2))
     assert_same_run(run, tmp_path / "new")
+
+
+def test_the_group_is_left_however_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that still had gloo's threads when Python ends could abort."""
+    left = []
+    monkeypatch.setattr(Group, "leave", lambda self: left.append(self))
+    with pytest.raises(ValueError, match="amp is bf16"):
+        fastsnn.train(small(tmp_path / "run", amp="bf16"))
+    assert len(left) == 1
+    monkeypatch.setattr(data, "load", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fastsnn.train(small(tmp_path / "run"))
+    assert len(left) == 2

@@ -50,6 +50,11 @@ class ProcessGroup:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
 
     def leave(self) -> None:
+        """Leave, however a run ends.
+
+        A gloo thread that is still there when Python ends aborts the process if it drops the last reference to a
+        tensor: it asks for the GIL, which ends a thread from then on, and C++ calls that a crash.
+        """
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 

@@ -6,7 +6,7 @@ Each file carries a digest of its content and is written under another name firs
 compiled again, and several processes may fill a folder at once. There is no index that could be damaged or stale.
 
 Everything private of Numba that this needs is in this module, in :class:`DiskCache`. If a release of Numba changes it,
-every process compiles the kernels anew and says so. Tests: ``tests/test_cpu_cache.py``.
+every process compiles the kernels anew and says so. Tests: ``tests/test_cpu_cache*.py``.
 """
 
 import hashlib
