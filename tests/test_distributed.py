@@ -15,9 +15,13 @@ import torch
 from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastsnn import backends, steps
-from fastsnn import distributed as fastsnn_distributed
-from fastsnn.distributed import Group
+from fastsnn import backends
+from fastsnn.config import FitConfig
+from fastsnn.sources import Batch
+from fastsnn.training import process_group
+from fastsnn.training.autograd_step import AutogradStep
+from fastsnn.training.process_group import ProcessGroup
+from fastsnn.training.readouts import Objective
 
 TRAIN = ["train", "--dataset", "digits", "--backend", "torch", "--device", "cpu", "--threads", "1", "-T", "8"]
 
@@ -94,24 +98,42 @@ def reduced(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return calls
 
 
-def test_a_step_makes_one_all_reduce_and_no_host_waits(reduced: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+class Made:
+    """A source whose time steps are its samples x [D, K], twice; every label is 0."""
+
+    name, shape, classes, per_step, T = "made", (6,), 3, False, None
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def size(self, split: str) -> int:
+        return len(self.x)
+
+    def batch(self, split: str, ids: Tensor, T: int, *, seed: int = 0, epoch: int = 0) -> Batch:
+        return Batch(self.x[ids].expand(T, len(ids), 6), torch.zeros(len(ids), dtype=torch.int64), None)
+
+    def to(self, device: torch.device) -> "Made":
+        return self
+
+
+def test_a_step_makes_one_all_reduce_and_no_host_waits(reduced: list[Tensor]) -> None:
     x = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)).round()
-    monkeypatch.setattr(steps, "poisson_encode", lambda images, T, *_: images.expand(T, *images.shape))
+    source = Made(x)
     network = torch.nn.Sequential(torch.nn.Linear(6, 3))
-    group = Group(rank=0, size=2)
+    group = ProcessGroup(rank=0, size=2)
     # On the CPU, but on no GPU, a step of Adam reads its own count, and mse's one_hot looks at the labels.
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    step = steps.AutogradStep(network, optimizer, T=2, seed=0, loss="ce", group=group)
+    step = AutogradStep(network, source, optimizer, FitConfig(T=2), Objective(loss="ce"), group=group)
     with Waits() as waits:
-        losses, correct = step.train((x, torch.zeros(8, dtype=torch.int64)), torch.arange(8), 1, 4)
+        losses, correct, _ = step.train(torch.arange(8), 1, 4, [0.1, 0.1])
     assert len(reduced) == 2
     assert [len(losses), len(correct)] == [2, 2]
-    assert reduced[0].numel() == 6 * 3 + 3 + 2 + group.size
+    assert reduced[0].numel() == 6 * 3 + 3 + 3 + group.size
     assert losses.tolist() == [flat[21] for flat in reduced]
     assert not waits.names
     # An evaluation makes one for all of its batches.
     reduced.clear()
-    step.evaluate((x, torch.zeros(8, dtype=torch.int64)), 3)
+    step.evaluate("test", torch.arange(8), 3)
     assert len(reduced) == 1
 
 
@@ -120,14 +142,14 @@ def test_sums_replace_gradients_and_totals(reduced: list[Tensor]) -> None:
     network(torch.ones(1, 2)).sum().backward()
     network.weight.grad, expected = network.weight.grad.clone(), network.weight.grad * 2  # type: ignore[union-attr,operator]
     loss, correct = torch.tensor(0.5), torch.tensor(7)
-    Group(rank=1, size=2).sum_step(network, loss, correct)
+    ProcessGroup(rank=1, size=2).sum_step(network, loss, correct)
     assert torch.equal(network.weight.grad, expected)
     assert (float(loss), int(correct), correct.dtype) == (1.0, 14, torch.int64)
 
 
 def test_processes_agree_on_a_stop_signal(reduced: list[Tensor]) -> None:
     network, loss = torch.nn.Linear(2, 2), torch.tensor(0.5)
-    group = Group(rank=1, size=2)
+    group = ProcessGroup(rank=1, size=2)
     assert group.agreed_signal() == 0, "before the first step nobody has heard of anything"
     found = []
     for own in (0, 15, 15):
@@ -135,7 +157,7 @@ def test_processes_agree_on_a_stop_signal(reduced: list[Tensor]) -> None:
         group.sum_step(network, loss)
         found.append(group.agreed_signal())
     assert found == [0, 30, 30], "the other process brings it too, and the sum tells it as well"
-    alone = Group()
+    alone = ProcessGroup()
     alone.signal = 2
     assert alone.agreed_signal() == 2
 
@@ -149,8 +171,8 @@ def test_a_gpu_is_not_waited_for(reduced: list[Tensor], monkeypatch: pytest.Monk
         def synchronize(self) -> None:
             Event.waited += 1
 
-    monkeypatch.setattr(fastsnn_distributed, "_fetched", lambda value: (value.clone(), Event()))
-    group, found = Group(rank=0, size=2), []
+    monkeypatch.setattr(process_group, "_fetched", lambda value: (value.clone(), Event()))
+    group, found = ProcessGroup(rank=0, size=2), []
     for own in (15, 0, 0, 0):
         group.signal = own
         group.sum_step(torch.nn.Linear(2, 2), torch.tensor(0.5))
@@ -170,7 +192,7 @@ def test_a_process_looks_at_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -
     current: list[Any] = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr(distributed, "init_process_group", lambda backend, **_: current.append(backend))
-    Group(rank=3, size=4, local_rank=3).join(torch.device("cuda:3"))
+    ProcessGroup(rank=3, size=4, local_rank=3).join(torch.device("cuda:3"))
     assert current == [torch.device("cuda:3"), "nccl"], "before anything names no device"
 
 

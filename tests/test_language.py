@@ -214,7 +214,9 @@ def test_gradient_of_every_operation(name: str) -> None:
     output = OPERATIONS[name](*tensors)
     expected = torch.autograd.grad(output, tensors, g, allow_unused=True)
     for got, wanted in zip(found, expected, strict=True):
-        torch.testing.assert_close(got.expand(200), torch.zeros_like(g) if wanted is None else wanted, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(
+            got.expand(200), torch.zeros_like(g) if wanted is None else wanted, rtol=1e-13, atol=1e-15
+        )
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)

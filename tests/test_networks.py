@@ -12,9 +12,9 @@ import fastsnn
 from fastsnn.config import NetworkOptions
 from fastsnn.initial_weights import RATE, random_spikes, scale_weights
 from fastsnn.kernels import reference
-from fastsnn.layers import LIF, LinearLIF
 from fastsnn.network_notation import BatchNorm, Convolution, Linear, Pooling, parse_network
-from fastsnn.networks import LeakyIntegrator, SpatialLIF, TimeDistributed, network_from_file, network_of
+from fastsnn.networks import SpatialSpiking, TimeDistributed, network_from_file, network_of
+from fastsnn.nn import LinearLIF, Spiking
 from fastsnn.training.firing_rates import SpikeRecorder
 
 
@@ -45,8 +45,8 @@ def test_layers_of_a_convolutional_network() -> None:
     built = network("4c3-bn-p2-6c5s2-ap3-20-7-bn")
     kinds = [type(getattr(module, "module", module)) for module in built]
     assert kinds == [
-        nn.Conv2d, nn.BatchNorm2d, SpatialLIF, nn.MaxPool2d, nn.Conv2d, SpatialLIF, nn.AvgPool2d, nn.Flatten,
-        LinearLIF, nn.Linear, nn.BatchNorm1d, LIF, LinearLIF,
+        nn.Conv2d, nn.BatchNorm2d, SpatialSpiking, nn.MaxPool2d, nn.Conv2d, SpatialSpiking, nn.AvgPool2d, nn.Flatten,
+        LinearLIF, nn.Linear, nn.BatchNorm1d, Spiking, LinearLIF,
     ]  # fmt: skip
     x = (torch.rand(3, 4, 2, 12, 12) < 0.5).float()
     spikes = built(x)
@@ -58,7 +58,8 @@ def test_layers_of_a_convolutional_network() -> None:
 
 def test_a_membrane_potential_is_read_from_neurons_that_do_not_spike() -> None:
     built = network("4c3-20", spiking_output=False)
-    assert [type(module) for module in built][-2:] == [nn.Linear, LeakyIntegrator]
+    assert [type(module) for module in built][-2:] == [nn.Linear, Spiking]
+    assert not built[-1].neuron.spikes
     assert len(built(random_spikes((2, 12, 12))).unique()) > 1000
 
 
@@ -66,16 +67,18 @@ def test_a_membrane_potential_is_read_from_neurons_that_do_not_spike() -> None:
 def test_a_convolution_with_neurons_is_that_of_plain_torch(backend: str) -> None:
     """Outputs and gradients, channels last as it is computed, against channels first and a loop over time."""
     torch.manual_seed(0)
-    neuron = fastsnn.LIFParameters(tau=3.0, v_threshold=0.15)
+    neuron = fastsnn.LIF(tau=3.0, v_threshold=0.15)
     convolution = nn.Conv2d(2, 6, 3, padding=1)
-    ours = nn.Sequential(TimeDistributed(convolution), SpatialLIF(neuron, backend), TimeDistributed(nn.AvgPool2d(2)))
+    ours = nn.Sequential(
+        TimeDistributed(convolution), SpatialSpiking(neuron, backend=backend), TimeDistributed(nn.AvgPool2d(2))
+    )
     plain = nn.Conv2d(2, 6, 3, padding=1)
     plain.load_state_dict(convolution.state_dict())
     x = (torch.rand(5, 3, 2, 8, 8) < 0.5).float()
     mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     found = ours(mine)
     current = torch.stack([plain(step) for step in theirs])
-    spikes = reference.lif(current, **neuron.options())[0]
+    spikes = reference.scan(current, neuron)[0]
     expected = torch.stack([nn.functional.avg_pool2d(step, 2) for step in spikes])
     assert 0.05 < expected.mean().item() < 0.9
     torch.testing.assert_close(found, expected)
@@ -94,30 +97,14 @@ def test_neurons_behind_a_convolution_copy_nothing(monkeypatch: pytest.MonkeyPat
         seen.append(current)
         return (current > 0.5).float(), current[-1]
 
-    monkeypatch.setattr("fastsnn.layers.lif", record)
+    monkeypatch.setattr("fastsnn.nn.scan", record)
     convolution = TimeDistributed(nn.Conv2d(2, 6, 3))
     current = convolution(torch.rand(5, 3, 2, 8, 8))
-    spikes = SpatialLIF()(current)
+    spikes = SpatialSpiking()(current)
     assert seen[0].is_contiguous()
     assert seen[0].data_ptr() == current.data_ptr()
     assert spikes.shape == current.shape
     assert spikes.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize(("tau", "decay_input"), [(2.0, True), (5.5, False)])
-def test_the_leaky_integrator(tau: float, decay_input: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the loop, over several pieces of time."""
-    monkeypatch.setattr(LeakyIntegrator, "STEPS", 4)
-    x = torch.randn(11, 2, 3, dtype=torch.float64).requires_grad_()
-    v, expected = torch.zeros(2, 3, dtype=torch.float64), []
-    for step in x:
-        v = v + (step - v) / tau if decay_input else v * (1 - 1 / tau) + step
-        expected.append(v)
-    layer = LeakyIntegrator(tau, decay_input)
-    torch.testing.assert_close(layer(x), torch.stack(expected))
-    assert torch.autograd.gradcheck(layer, x)
-    with pytest.raises(ValueError, match=r"tau is 1\.0; allowed: more than 1"):
-        LeakyIntegrator(1.0)
 
 
 # Initial weights.
@@ -182,11 +169,11 @@ def test_statistics_of_a_batch_norm_start_afresh() -> None:
 FILE = """
 import beside
 import torch
-from fastsnn import LIF, TimeDistributed
+from fastsnn import Spiking, TimeDistributed
 
 def own(shape, classes):
     torch.rand(1)
-    return torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.Linear(beside.size(shape), classes), LIF(backend="torch"))
+    return torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.Linear(beside.size(shape), classes), Spiking(backend="torch"))
 
 def wide(shape, classes):
     return torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.Linear(7, classes))

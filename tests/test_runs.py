@@ -11,6 +11,7 @@ import fastsnn
 from fastsnn import checkpoint
 from fastsnn.errors import RunFolderError
 from fastsnn.training.loop import TrainingLoop
+from fastsnn.training.process_group import ProcessGroup
 from fastsnn.training.run_folder import Run
 
 
@@ -113,11 +114,11 @@ def test_a_run_without_a_checkpoint(run: Path, tmp_path: Path) -> None:
 def test_the_group_is_left_however_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that still had gloo's threads when Python ends could abort."""
     left = []
-    monkeypatch.setattr(Group, "leave", lambda self: left.append(self))
+    monkeypatch.setattr(ProcessGroup, "leave", lambda self: left.append(self))
     with pytest.raises(ValueError, match="amp is bf16"):
         fastsnn.train(small(tmp_path / "run", amp="bf16"))
     assert len(left) == 1
-    monkeypatch.setattr(data, "load", lambda *_: 1 / 0)
+    monkeypatch.setattr("fastsnn.training.command.open_source", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fastsnn.train(small(tmp_path / "run"))
     assert len(left) == 2

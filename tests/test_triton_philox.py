@@ -10,10 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastsnn
 from fastsnn import encoding
+from fastsnn.config import FitConfig
 from fastsnn.kernels import packed, philox
 from fastsnn.kernels.triton import philox as triton_philox
 from fastsnn.kernels.triton.philox import poisson_spikes
-from fastsnn.steps import AutogradStep
+from fastsnn.sources.images import DataSet, Images
+from fastsnn.training.autograd_step import AutogradStep
 
 DTYPES = [torch.uint8, torch.float32, torch.float64, torch.float16]
 
@@ -164,10 +166,12 @@ def test_encoding_is_a_small_share_of_a_step(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(triton_philox, "poisson_kernel", launches)
     monkeypatch.setattr(encoding, "_check", lambda *_: None)
     network = torch.nn.Sequential(torch.nn.Linear(784, 10), torch.nn.Threshold(0.5, 0.0)).to(DEVICE)
-    step = AutogradStep(network, torch.optim.Adam(network.parameters()), T=100, seed=0, loss="mse")
-    data = step.prepare(draw(64, 784).reshape(64, 784), torch.zeros(64, dtype=torch.int64, device=DEVICE))
+    images, labels = draw(64, 784).reshape(64, 784), torch.zeros(64, dtype=torch.int64, device=DEVICE)
+    source = Images(DataSet("drawn", images, labels, images, labels, (28, 28)))
+    network = torch.nn.Sequential(torch.nn.Flatten(2), *network)
+    step = AutogradStep(network, source, torch.optim.Adam(network.parameters()), FitConfig(T=100))
     with Operators() as operators:
-        step.train(data, torch.arange(64, device=DEVICE), 1, 64)
+        step.train(torch.arange(64, device=DEVICE), 1, 64, [1e-3])
     shapes = {"view", "reshape", "_unsafe_view", "t", "detach", "expand", "split", "unsqueeze", "permute", "empty"}
     others = [name for name in operators.names if name not in shapes]
     assert len(launches) == 1
