@@ -109,7 +109,8 @@ def test_triton_linear_lif(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         stack.enter_context(launched(monkeypatch, linear_lif_forward, "linear_lif_forward_kernel"))
         if case not in FORWARD:
             stack.enter_context(launched(monkeypatch, lif, "lif_backward_kernel"))
-            stack.enter_context(launched(monkeypatch, planes, "matmul_kernel"))
+            if planes.capability(GPU) >= 80:  # below, backward's products are the library's
+                stack.enter_context(launched(monkeypatch, planes, "matmul_kernel"))
         check(case, "triton", linear_lif=partial(linear_lif.linear_lif, path="fused"))
 
 
