@@ -130,7 +130,8 @@ def test_triton_linear(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         stack.enter_context(launched(monkeypatch, linear_forward, "linear_forward_kernel"))
         if case not in FORWARD:
             stack.enter_context(launched(monkeypatch, triton_scan, "scan_backward_kernel"))
-            stack.enter_context(launched(monkeypatch, planes, "matmul_kernel"))
+            if planes.capability(GPU) >= 80:  # below, backward's products are the library's
+                stack.enter_context(launched(monkeypatch, planes, "matmul_kernel"))
         check(case, "triton", "linear", path="fused")
 
 

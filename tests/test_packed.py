@@ -12,10 +12,13 @@ from torch import Tensor, nn
 import fastsnn
 from fastsnn import LinearLIF, PackedSpikes, linear
 from fastsnn.kernels import contract, packed, philox
+from fastsnn.kernels.triton import INTERPRETED, planes
 
 BACKENDS = [("torch", "auto"), ("triton", "fused"), ("triton", "library")] + [("numba", "auto")] * (
     DEVICE.type == "cpu"
 )
+SAME_ORDER = INTERPRETED or planes.capability(DEVICE) not in (80, 86, 89, 120)
+"""Whether the tiles of packed and of fp32 spikes are the same: on these GPUs fp32 numbers take more of its memory."""
 STEPS = [1, 31, 32, 33, 131]
 T, B, K, N = 37, 3, 9, 21
 
@@ -50,6 +53,16 @@ def same(what: str, actual: Any, expected: Any) -> None:
     contract.require(*(contract.same_bits(f"{what} {i}", *p) for i, p in enumerate(zip(actual, expected, strict=True))))
 
 
+def same_outcome(packing: Any, plain: Any) -> None:
+    """Spikes bit for bit, and gradients too where packed and fp32 spikes are summed in one order, else within C4."""
+    same("spikes", packing[:1], plain[:1])
+    if SAME_ORDER:
+        same("gradient", packing[1:], plain[1:])
+    else:
+        pairs = enumerate(zip(packing[1:], plain[1:], strict=True))
+        contract.require(*(contract.gradient_error(f"input {i}", a, b.double().cpu()) for i, (a, b) in pairs))
+
+
 @pytest.mark.parametrize("steps", STEPS)
 def test_words_hold_the_spikes(steps: int) -> None:
     spikes = draw(steps, B, 5)
@@ -78,7 +91,7 @@ def test_packing_passes_opcheck() -> None:
 def test_layers_that_hand_on_packed_spikes(backend: str, path: str) -> None:
     x = draw(T, B, K)
     plain, packing = (outcome(network(backend, path, packed), x) for packed in (False, True))
-    same("result", packing, plain)
+    same_outcome(packing, plain)
     assert 0.05 < plain[0].mean() < 0.95
     assert all(grad.abs().sum() > 0 for grad in plain[1:])
     same("spikes", packing[:1], outcome(network("torch", "auto", False), x)[:1])
@@ -98,14 +111,14 @@ def test_packed_spikes_of_any_length(path: str, steps: int) -> None:
 
 @pytest.mark.parametrize(("backend", "path"), BACKENDS)
 def test_packed_input_and_its_gradient(backend: str, path: str) -> None:
-    weight = torch.randn(N, K, generator=torch.Generator().manual_seed(8)).to(DEVICE)
+    weight = (torch.randint(-4, 7, (N, K), generator=torch.Generator().manual_seed(8)) / 8).to(DEVICE)
     upstream = torch.randn(T, B, N, generator=torch.Generator().manual_seed(9)).to(DEVICE)
     results = []
     for pack in (False, True):
         x, leaf = leaves(draw(T, B, K), weight)
         spikes, _ = linear(PackedSpikes.pack(x) if pack else x, leaf, backend=backend, path=path)
         results.append((spikes, *torch.autograd.grad(spikes, (x, leaf), upstream)))
-    same("result", *results)
+    same_outcome(*results)
 
 
 @pytest.mark.parametrize(("backend", "path"), BACKENDS)

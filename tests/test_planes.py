@@ -13,6 +13,11 @@ SHAPES = [(1, 1, 1), (3, 5, 2), (130, 67, 131), (7, 129, 300)]
 """M, N and K: one, odd, over one tile in each direction."""
 
 
+needs_bf16_products = pytest.mark.skipif(
+    planes.capability(DEVICE) < 80, reason="products of planes need a GPU of sm_80 or newer"
+)
+
+
 def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
@@ -49,6 +54,7 @@ def test_split_of_columns_of_a_wider_matrix() -> None:
     assert torch.equal(planes.split(x[:, 128:]), planes.split(x[:, 128:].contiguous()))
 
 
+@needs_bf16_products
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_product(shape: tuple[int, int, int]) -> None:
     M, N, K = shape
@@ -56,6 +62,7 @@ def test_product(shape: tuple[int, int, int]) -> None:
     check(product(left, right), left, right)
 
 
+@needs_bf16_products
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float16, torch.float32])
 def test_spikes_select_weights(dtype: torch.dtype) -> None:
     """0 and 1 of any dtype; and of fp32 both where all are exact in bf16 and where one number is not."""
@@ -69,12 +76,14 @@ def test_spikes_select_weights(dtype: torch.dtype) -> None:
         assert product(alone, torch.ones(70, 67))[77].unique().tolist() == [1 + 2.0**-20]
 
 
+@needs_bf16_products
 def test_left_operand_in_planes() -> None:
     left, right = random(35, 70), random(70, 67)
     parts = planes.split(left.to(DEVICE))[:, :, :70]
     check(product(parts, right), left, right)
 
 
+@needs_bf16_products
 def test_left_operand_in_planes_keeps_them_all_for_a_half_precision_result() -> None:
     """Each plane is worth its products, whatever dtype their sum is then rounded to."""
     left, right = 1 + 2.0**-9 * torch.arange(1, 17).float()[None], torch.ones(16, 8)
@@ -85,6 +94,7 @@ def test_left_operand_in_planes_keeps_them_all_for_a_half_precision_result() -> 
     assert torch.equal(found.float(), (left @ right).bfloat16().float())
 
 
+@needs_bf16_products
 def test_transposed_operands() -> None:
     """As of dW = (rows.T @ gradient).T: neither operand is copied."""
     rows, grad = random(50, 33), random(50, 21)
@@ -93,6 +103,7 @@ def test_transposed_operands() -> None:
     check(out.T.cpu(), rows.T, grad)
 
 
+@needs_bf16_products
 @pytest.mark.parametrize("transposed", [False, True])
 def test_programs_share_a_long_inner_dimension(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tiles on many multiprocessors: parts, added up in order. The last is shorter."""
@@ -106,11 +117,20 @@ def test_programs_share_a_long_inner_dimension(transposed: bool, monkeypatch: py
         contract.require(contract.same_bits("product", product(left, right, out), first, "C6"))
 
 
+@needs_bf16_products
 def test_sums_that_any_order_gives_are_exact() -> None:
     generator = torch.Generator().manual_seed(2)
     left = torch.randint(-8, 9, (40, 70), generator=generator) / 8
     right = torch.randint(-8, 9, (70, 30), generator=generator) / 8 * (1 + 2.0**-12)
     contract.require(contract.same_bits("product", product(left, right), left @ right))
+
+
+def test_products_below_sm_80_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planes, "capability", lambda device: 61)
+    parts = torch.empty(3, 4, 16, dtype=torch.bfloat16, device=DEVICE)
+    with pytest.raises(ValueError, match=r"sm_61; products of bf16 planes need sm_80 or newer") as caught:
+        planes.matmul(torch.empty(2, 4, device=DEVICE), parts, torch.empty(2, 16, device=DEVICE))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("sm", [61, 75, 80, 86, 90, 100, 120])

@@ -191,6 +191,8 @@ def matmul(left: Tensor, right: Tensor, out: Tensor) -> None:
     ``left`` is [M, K] of any float dtype or uint8, or planes [3, M, K]. Where out has fewer tiles than there are
     multiprocessors, programs share out the inner dimension, and their parts are added up in order.
     """
+    if (sm := capability(out.device)) < 80:
+        raise ValueError(f"out is on {out.device}, sm_{sm}; products of bf16 planes need sm_80 or newer: path library")
     M, N = out.shape
     K = right.shape[1]
     planes, left_plane = (3, left.stride(0)) if left.dim() == 3 else (1, 0)
