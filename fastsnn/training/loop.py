@@ -32,6 +32,8 @@ from fastsnn.training.step import mean
 
 EVALUATION_BATCH = 200
 """Samples per evaluation batch; a constant, so that an accuracy does not depend on the training batch."""
+RATE_SAMPLES = 32
+"""Samples that firing rates are measured on: few, for layer by layer they take longer than the fused step."""
 SHOWN_EVERY = 0.5
 """Seconds between two looks at the losses on a GPU, each of which waits for it."""
 
@@ -225,8 +227,8 @@ class TrainingLoop:
         if not layer_names(self.setup.network):
             return ()
         self.setup.step.sync()
-        ids = part.ids[:EVALUATION_BATCH].to(self.device)
-        _, rates = self.setup.layered.outputs(part.split, ids, EVALUATION_BATCH)
+        ids = part.ids[:RATE_SAMPLES].to(self.device)
+        _, rates = self.setup.layered.outputs(part.split, ids, RATE_SAMPLES)
         return tuple(rates.tolist())
 
     def _test_best(self) -> None:
