@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fastsnn
 from fastsnn import LIF, Neuron
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.neurons.program import compile_neuron
@@ -137,8 +138,48 @@ def replayed_gradients(
     given = {"current": current, **states, **(parameters or {})}
     names = dict(zip(given, leaves(*(tensor.detach().cpu().to(dtype) for tensor in given.values())), strict=True))
     learnt = {name: names[name] for name in parameters or {}}
-    output, last = contract.replay(names["current"], neuron, [names[name] for name in states], spikes, learnt)
+    before = [names[name] for name in states] or None
+    output, last = contract.replay(names["current"], neuron, before, spikes, learnt)
     return dict(zip(names, gradients((output, *last), list(names.values()), *upstream), strict=True))
+
+
+def check_neuron(
+    backend: str, neuron: Neuron, current: Tensor, states: Mapping[str, Tensor] | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """C1, C3 and C4 of ``fastsnn.scan``: output, states and gradients of everything; returns the gradients."""
+    states, parameters = dict(states or {}), dict(parameters or {})
+    given = {"current": current, **states, **parameters}
+    there = dict(zip(given, leaves(*(t.to(device_of(backend)) for t in given.values())), strict=True))
+    output, last = fastsnn.scan(
+        there["current"], neuron, {name: there[name] for name in states} or None,
+        parameters={name: there[name] for name in parameters}, backend=backend,
+    )  # fmt: skip
+    spikes, before = output.detach().cpu(), tuple(states.values()) or None
+    expected, expected_last = reference.scan(current, neuron, before, parameters)
+    rows = zip(neuron.states, last.values(), expected_last, strict=True)
+    contract.require(
+        contract.same_bits("output", spikes, expected),
+        *(contract.same_bits(name, got.cpu(), wanted) for name, got, wanted in rows),
+    )
+    assert not neuron.spikes or 0.05 < spikes.mean() < 0.95
+    path = contract.trajectory(current, neuron, before, spikes, parameters)
+    if neuron.spikes:
+        contract.require(contract.spikes_at_threshold(spikes, path.distance, path.bound))
+    for got, wanted, bound in zip(last.values(), path.states, path.state_bounds, strict=True):
+        contract.require(contract.close("state", got.cpu(), wanted, bound, "C3"))
+    generator = torch.Generator().manual_seed(13)
+    upstream = [torch.randn(value.shape, generator=generator) for value in (output, *last.values())]
+    actual = gradients((output, *last.values()), list(there.values()), *(g.to(output.device) for g in upstream))
+    exact, eager = (
+        replayed_gradients(dtype, spikes, current, states, *upstream, neuron=neuron, parameters=parameters)
+        for dtype in (torch.float64, torch.float32)
+    )
+    # Torch's own gradients have nothing to be measured by but the floor.
+    bounded = {} if backend == "torch" else eager
+    found = dict(zip(given, (gradient.cpu() for gradient in actual), strict=True))
+    contract.require(*(contract.gradient_error(name, found[name], exact[name], bounded.get(name)) for name in found))
+    return found
 
 
 class Guarded:

@@ -174,8 +174,8 @@ def _refuse(what: str) -> NoReturn:
         frame = frame.f_back
     assert frame is not None
     name, line = frame.f_code.co_filename, frame.f_lineno
-    text = linecache.getline(name, line).strip()
-    raise StepError(f"{name}, line {line}: `{text}` {what}; {ALLOWED}")
+    text = linecache.getline(name, line).strip()  # none of what was typed into Python's prompt
+    raise StepError(f"{name}, line {line}: {f'`{text}`' if text else 'the step'} {what}; {ALLOWED}")
 
 
 def arithmetic(op: str, *operands: Operand) -> Value:

@@ -15,7 +15,6 @@ A field of floats is a parameter: a number, or a tensor that learns. Every other
 """
 
 import ast
-import copy
 import dataclasses
 import importlib
 import math
@@ -115,8 +114,8 @@ class Neuron:
 
     def with_values(self, values: Mapping[str, Operand]) -> "Neuron":
         """The same neuron on other operands: ``step`` sees ``values`` (tensors, or nodes of a graph) as its fields."""
-        bound = copy.copy(self)
-        bound.__dict__.update(values)
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__ | dict(values))
         return bound
 
     @staticmethod
@@ -166,7 +165,7 @@ def _key(neuron: Neuron) -> str:
     known = _neurons.setdefault(key, neuron)
     if type(known) is not kind:  # defined again, as in a notebook
         key = f"{key}#{id(kind)}"
-        _neurons[key] = neuron
+        _neurons.setdefault(key, neuron)
     return key
 
 
