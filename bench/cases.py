@@ -67,13 +67,13 @@ def grid(size: str, gpu: bool, cores: int) -> dict[str, Case]:
         return _named(_tiny())
     cases = [
         Case("rate_step", "rate_step", 100, 64, (784, 10), steps=32),
-        *_lif(1 << 20 if gpu else 1 << 16, 128 if gpu else 100),
-        *_linear_lif((256, 1024, 4096, 16384) if gpu else (256, 512, 1024)),
+        *_scan(1 << 20 if gpu else 1 << 16, 128 if gpu else 100),
+        *_linear((256, 1024, 4096, 16384) if gpu else (256, 512, 1024)),
         Case("mlp", "mlp", 100, 64, (784, 800, 10)),
         Case("encoding", "encoding", 100, 64, (784,), backward=False),
     ]
     if size == "quick":
-        quick = {"rate_step", "lif", "linear_lif-256", "encoding"} | ({"linear_lif-4096", "mlp"} if gpu else set())
+        quick = {"rate_step", "scan", "linear-256", "encoding"} | ({"linear-4096", "mlp"} if gpu else set())
         return _named(case for case in cases if case.name in quick)
     end_to_end = Case("end_to_end", "end_to_end", 100, 64, (784, 10))
     epoch = Case("rate_step-epoch", "rate_step", 100, 64, (784, 10), steps=EPOCH_STEPS, peers=("none",))
@@ -87,10 +87,10 @@ def _named(cases: Iterable[Case]) -> dict[str, Case]:
 def _tiny() -> list[Case]:
     return [
         Case("rate_step", "rate_step", 8, 4, (64, 10), steps=2),
-        Case("lif", "lif", 8, 4, (16,)),
-        Case("lif-forward", "lif", 8, 4, (16,), backward=False),
-        Case("linear_lif-24", "linear_lif", 8, 4, (24, 24)),
-        Case("linear_lif-24-forward", "linear_lif", 8, 4, (24, 24), backward=False),
+        Case("scan", "scan", 8, 4, (16,)),
+        Case("scan-forward", "scan", 8, 4, (16,), backward=False),
+        Case("linear-24", "linear", 8, 4, (24, 24)),
+        Case("linear-24-forward", "linear", 8, 4, (24, 24), backward=False),
         Case("mlp", "mlp", 8, 4, (64, 12, 10)),
         Case("encoding", "encoding", 8, 4, (64,), backward=False),
         Case("scaling-T-8", "rate_step", 8, 4, (64, 10), peers=("spikingjelly-multi",)),
@@ -99,17 +99,17 @@ def _tiny() -> list[Case]:
     ]
 
 
-def _lif(neurons: int, T: int) -> list[Case]:
+def _scan(neurons: int, T: int) -> list[Case]:
     return [
-        Case("lif-forward", "lif", T, 64, (neurons // 64,), backward=False),
-        Case("lif", "lif", T, 64, (neurons // 64,)),
+        Case("scan-forward", "scan", T, 64, (neurons // 64,), backward=False),
+        Case("scan", "scan", T, 64, (neurons // 64,)),
     ]
 
 
-def _linear_lif(sizes: tuple[int, ...]) -> list[Case]:
+def _linear(sizes: tuple[int, ...]) -> list[Case]:
     """Open Neuromorphic's configuration: n inputs to n neurons, batch 16, 500 steps, dense random input."""
-    forward = [Case(f"linear_lif-{sizes[0]}-forward", "linear_lif", 500, 16, (sizes[0], sizes[0]), backward=False)]
-    return forward + [Case(f"linear_lif-{n}", "linear_lif", 500, 16, (n, n)) for n in sizes]
+    forward = [Case(f"linear-{sizes[0]}-forward", "linear", 500, 16, (sizes[0], sizes[0]), backward=False)]
+    return forward + [Case(f"linear-{n}", "linear", 500, 16, (n, n)) for n in sizes]
 
 
 def _scaling(gpu: bool, cores: int) -> list[Case]:
@@ -118,7 +118,7 @@ def _scaling(gpu: bool, cores: int) -> list[Case]:
     sizes = (784, 10)
     times = [Case(f"scaling-T-{T}", "rate_step", T, 64, sizes, steps=16, peers=peers) for T in (25, 50, 100, 200, 400)]
     batches = [Case(f"scaling-B-{B}", "rate_step", 100, B, sizes, steps=16, peers=peers) for B in (16, 64, 256)]
-    widths = [Case(f"scaling-N-{N}", "linear_lif", 100, 16, (784, N), peers=peers) for N in (10, 100, 1000)]
+    widths = [Case(f"scaling-N-{N}", "linear", 100, 16, (784, N), peers=peers) for N in (10, 100, 1000)]
     threads = [
         Case(f"scaling-threads-{n}", "rate_step", 100, 64, sizes, steps=64, peers=("fastsnn-torch",), threads=n)
         for n in thread_counts(cores)
@@ -143,14 +143,14 @@ def select(names: str | None, known: Iterable[str], what: str) -> list[str]:
 def inputs(case: Case, images: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """The case's inputs on the CPU: random currents and weights; ``images`` uint8 [D, P] with their ``labels`` [D]."""
     generator = torch.Generator().manual_seed(seed)
-    if case.subject == "lif":
+    if case.subject == "scan":
         shape = (case.T, case.B, *case.sizes)
         return {name: torch.randn(shape, generator=generator) * scale for name, scale in (("current", 2), ("grad", 1))}
     weights = {
         f"weight{i}": (torch.rand(N, K, generator=generator) * 2 - 1) / math.sqrt(K)
         for i, (K, N) in enumerate(zip(case.sizes[:-1], case.sizes[1:], strict=True))
     }
-    if case.subject == "linear_lif":
+    if case.subject == "linear":
         x = torch.randn(case.T, case.B, case.sizes[0], generator=generator)
         # Three times nn.Linear's range, so that a fair share of the neurons fires.
         return {"x": x, "weight0": 3 * weights["weight0"]}

@@ -43,7 +43,7 @@ SERIES = {
 
 def draw(found: Results, folder: Path) -> None:
     """Write the charts that there are results for, to where the page in ``folder`` shows them."""
-    figures = {"ratios": _ratios, "linear_lif": _linear_lif, "scaling": _scaling}
+    figures = {"ratios": _ratios, "linear": _linear, "scaling": _scaling}
     for name in page.charts(found):
         path = folder / page.chart_path(found, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,10 +99,10 @@ def _bars(axis: Axes, rows: Sequence[Row], own: Row) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _linear_lif(found: Results) -> Figure:
+def _linear(found: Results) -> Figure:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axis = figure.subplots()
-    cases = [case for case in found.cases() if section_of(case) == "linear_lif" and not case.endswith("-forward")]
+    cases = [case for case in found.cases() if section_of(case) == "linear" and not case.endswith("-forward")]
     _lines(axis, found, cases)
     axis.set_title("linear + LIF, n → n, batch 16, T = 500", fontsize=10)
     axis.set(xlabel="n", ylabel="ms, forward + backward")

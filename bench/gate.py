@@ -16,7 +16,8 @@ import fastsnn
 from bench.cases import LEARNING_RATE, NEURON, Case, inputs
 from bench.works import Layers, Outputs
 from fastsnn.kernels import contract, philox, reference
-from fastsnn.kernels.contract import Measurement
+from fastsnn.kernels.contract import Measurement, Trajectory
+from fastsnn.kernels.neurons import LIF
 
 _MOST_ELEMENTS = 1 << 23
 _MOST_FLOPS = 1e11
@@ -27,7 +28,7 @@ _BLACK_SPIKES = 4.0
 
 def build(case: Case, images: Tensor, labels: Tensor) -> "Gate":
     """The gate of ``case``, on ``images`` uint8 [D, P] and ``labels`` [D] where it takes any."""
-    return {"lif": LayerGate, "linear_lif": LayerGate, "encoding": EncodingGate}.get(case.subject, NetworkGate)(
+    return {"scan": LayerGate, "linear": LayerGate, "encoding": EncodingGate}.get(case.subject, NetworkGate)(
         case, images, labels
     )
 
@@ -56,41 +57,41 @@ class LayerGate(Gate):
         self.case = case
         small = case.with_batch(_affordable_batch(case))
         self.inputs = inputs(small, images, labels)
-        self.replayed: list[tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]] = []
+        self.replayed: list[tuple[Tensor, Trajectory, dict[str, Tensor], dict[str, Tensor]]] = []
 
     def measure(self, outputs: Outputs) -> list[Measurement]:
         spikes = outputs["spikes"]
-        membrane, exact, eager = self._replay(spikes)
-        magnitude = None
-        if self.case.subject == "linear_lif":
-            magnitude = contract.product_magnitude(self.inputs["x"], self.inputs["weight0"], None)
-        bound = contract.membrane_bound(membrane, magnitude, **NEURON)
-        found = [contract.spikes_at_threshold(spikes, membrane, bound, NEURON["v_threshold"])]
+        path, exact, eager = self._replay(spikes)
+        found = [contract.spikes_at_threshold(spikes, path.distance, path.bound)]
         if self.case.backward:
             found += [contract.gradient_error(name, outputs.get(name), exact[name], eager[name]) for name in exact]
         return found
 
-    def _replay(self, spikes: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """float64 membrane of these spikes, and the gradients in float64 and in fp32; most peers share one."""
-        for recorded, membrane, exact, eager in self.replayed:
+    def _replay(self, spikes: Tensor) -> tuple[Trajectory, dict[str, Tensor], dict[str, Tensor]]:
+        """What the spikes do in float64, and the gradients in float64 and in fp32; most peers share one."""
+        for recorded, path, exact, eager in self.replayed:
             if torch.equal(recorded, spikes):
-                return membrane, exact, eager
-        membrane, exact = self._gradients(spikes, torch.float64)
-        _, eager = self._gradients(spikes, torch.float32) if self.case.backward else (None, exact)
-        self.replayed.append((spikes, membrane, exact, eager))
-        return membrane, exact, eager
+                return path, exact, eager
+        current, magnitude = self.inputs.get("current"), None
+        if current is None:
+            x, weight = self.inputs["x"], self.inputs["weight0"]
+            current, magnitude = F.linear(x.double(), weight.double()), contract.product_magnitude(x, weight, None)
+        path = contract.trajectory(current, LIF(**NEURON), None, spikes, magnitude=magnitude)
+        exact, eager = (self._gradients(spikes, dtype) for dtype in (torch.float64, torch.float32))
+        self.replayed.append((spikes, path, exact, eager))
+        return path, exact, eager
 
-    def _gradients(self, spikes: Tensor, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
-        linear = self.case.subject == "linear_lif"
-        name = "weight0" if linear else "current"
-        variable = self.inputs[name].to(dtype, copy=True).requires_grad_(self.case.backward)
-        current = F.linear(self.inputs["x"].to(dtype), variable) if linear else variable
-        fired, _, membrane = contract.replay(current, None, spikes, **NEURON)
+    def _gradients(self, spikes: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         if not self.case.backward:
-            return membrane, {}
+            return {}
+        linear = self.case.subject == "linear"
+        name = "weight0" if linear else "current"
+        variable = self.inputs[name].to(dtype, copy=True).requires_grad_()
+        current = F.linear(self.inputs["x"].to(dtype), variable) if linear else variable
+        fired, _ = contract.replay(current, LIF(**NEURON), None, spikes)
         fired.backward(torch.ones_like(fired) if linear else self.inputs["grad"].to(dtype))
         assert variable.grad is not None
-        return membrane.detach(), {name: variable.grad}
+        return {name: variable.grad}
 
 
 class NetworkGate(Gate):
@@ -180,9 +181,10 @@ def _clear_of_threshold(x: dict[str, Tensor], layers: int) -> bool:
     for i in range(layers):
         weight = x[f"weight{i}"].double()
         magnitude = contract.product_magnitude(spikes, weight, None)
-        spikes, _, membrane = reference.lif(F.linear(spikes, weight), **NEURON)
-        bound = contract.membrane_bound(membrane, magnitude, **NEURON)
-        if ((membrane - NEURON["v_threshold"]).abs() <= bound).any():
+        current = F.linear(spikes, weight)
+        spikes, _ = reference.scan(current, LIF(**NEURON))
+        path = contract.trajectory(current, LIF(**NEURON), None, spikes, magnitude=magnitude)
+        if (path.distance.abs() <= path.bound).any():
             return False
     return True
 
@@ -202,4 +204,4 @@ def _train(x: dict[str, Tensor], layers: int, dtype: torch.dtype) -> dict[str, T
 
 
 def _reference_lif(current: Tensor) -> Tensor:
-    return reference.lif(current, **NEURON)[0]
+    return reference.scan(current, LIF(**NEURON))[0]

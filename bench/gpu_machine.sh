@@ -61,7 +61,7 @@ measure() { step "$1" "$2" "$python" -m pytest "$3" -q --benchmark-only ${quick:
 sanitize() {
     step "sanitizer-$1" "$2" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
         compute-sanitizer --tool "$1" --target-processes application-only --error-exitcode 1 \
-        "$python" -m pytest bench -q --benchmark-only --grid tiny --peers "" --cases rate_step,lif,linear_lif-24,encoding
+        "$python" -m pytest bench -q --benchmark-only --grid tiny --peers "" --cases rate_step,scan,linear-24,encoding
 }
 
 if [[ $quick ]]; then

@@ -11,13 +11,13 @@ import fastsnn
 from bench import works
 from bench.cases import LEARNING_RATE, NEURON, Case
 from bench.works import Outputs, Peer, Work
-from fastsnn import backends
+from fastsnn import LIF, backends
 from fastsnn.config import FitConfig
 from fastsnn.networks import Layers
 from fastsnn.sources.images import DataSet, Images
 from fastsnn.training.autograd_step import AutogradStep
 
-NAMES = tuple(f"fastsnn-{name}" for name in backends.NAMES if name != "cupy")
+NAMES = tuple(f"fastsnn-{name}" for name in backends.names() if name != "cupy")
 _DOUBLING = 2.0**16
 """A learning rate that moves weights so far that the gradient is read back from them exactly."""
 
@@ -42,7 +42,7 @@ class Ours(Peer):
         return f"fastsnn {self.backend}{reference}"
 
     def lif(self, current: Tensor) -> Tensor:
-        return fastsnn.lif(current, backend=self.backend)[0]
+        return fastsnn.scan(current, LIF(**NEURON), backend=self.backend)[0]
 
     def network(self, weights: list[Tensor]) -> nn.Module:
         layers = Layers(
@@ -56,7 +56,7 @@ class Ours(Peer):
             return Encoding(self, case, x, device)
         if case.subject not in ("rate_step", "mlp"):
             return works.build(self, case, x, device)
-        fused = case.subject == "rate_step" and backends.load(self.backend).rate_step is not None
+        fused = case.subject == "rate_step" and backends.load(self.backend).rate_classifier() is not None
         return (FusedTraining if fused else Training)(self, case, x, device)
 
 
@@ -81,7 +81,7 @@ class FusedTraining(Training):
     """The same in the backend's whole-step kernels."""
 
     def build(self) -> None:
-        self.rate_step: Any = backends.load(self.peer.backend).rate_step  # type: ignore[attr-defined]
+        self.rate_step: Any = backends.load(self.peer.backend).rate_classifier()  # type: ignore[attr-defined]
         self.step = self._fused(self.x["weight0"].clone(), torch.optim.Adam, LEARNING_RATE)
         self.data = self.step.prepare(self.x["images"], self.x["labels"])
         self.order = torch.arange(len(self.x["images"]), device=self.device)
@@ -108,7 +108,7 @@ class FusedTraining(Training):
         parameter = nn.Parameter(weight)
         parameter.data = weight  # the step updates this very tensor
         return self.rate_step.RateStep(
-            parameter, None, optimizer([parameter], lr=lr), T=self.case.T, seed=0, loss="mse", **NEURON
+            parameter, None, optimizer([parameter], lr=lr), T=self.case.T, seed=0, loss="mse", neuron=LIF(**NEURON)
         )
 
     def _one_epoch(self, x: dict[str, Tensor], step: Any, batch_size: int) -> Tensor:

@@ -13,9 +13,9 @@ SECTIONS = {
         "squared error of the firing rates, backward, Adam.",
     ),
     "rate_step-epoch": ("Epoch of the reference job", "All training images once, with encoding, without evaluation."),
-    "lif-forward": ("LIF neurons alone, forward", "Given random currents, without gradients."),
-    "lif": ("LIF neurons alone, forward and backward", "Given random currents and gradients of the spikes."),
-    "linear_lif": (
+    "scan-forward": ("LIF neurons alone, forward", "Given random currents, without gradients."),
+    "scan": ("LIF neurons alone, forward and backward", "Given random currents and gradients of the spikes."),
+    "linear": (
         "Linear layer and LIF neurons",
         "Open Neuromorphic's configuration, n → n, batch 16, T = 500: dense normal input, the sum of the spikes as "
         "loss, gradient of the weight.",
@@ -29,7 +29,7 @@ SECTIONS = {
     "scaling-threads": ("Scaling with CPU threads", "The reference job's step."),
 }
 """Case, or the part of a case's name before its last number -> heading, and what is measured."""
-_CHARTED = {"linear_lif": "linear_lif", "scaling-T": "scaling"}
+_CHARTED = {"linear": "linear", "scaling-T": "scaling"}
 """Section -> the chart above its tables."""
 
 METHOD = """# Benchmarks

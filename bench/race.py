@@ -136,7 +136,7 @@ def _enter(name: str, case: Case, x: dict[str, Tensor], own_gate: Gate, session:
     row = Row(
         name, name, case.to_dict(), session.data, "measured", ours=name in ours.NAMES, environment=session.environment
     )
-    if case.subject in ("lif", "linear_lif"):
+    if case.subject in ("scan", "linear"):
         row.data = "random"
     try:
         if reason := _absent(name, case, session):

@@ -142,7 +142,7 @@ def load(path: Path) -> Results:
 def shares(case: Case, seconds: float, machine: dict[str, Any]) -> dict[str, float]:
     """Fractions of the machine's peaks that a case needs at least, from the bytes or operations that it can't avoid."""
     elements = case.T * case.B * case.sizes[-1]
-    if case.subject == "lif":
+    if case.subject == "scan":
         # Forward reads currents and writes spikes; backward reads both gradients' source and writes the currents'.
         moved = 4 * elements * (5 if case.backward else 2)
         return {"share_of_bandwidth": moved / seconds / machine["peak_bandwidth"]}

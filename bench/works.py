@@ -39,7 +39,7 @@ class Peer:
     name: ClassVar[str]
     forward_only: ClassVar[bool] = False
     """Its gradients are not those of the reference."""
-    subjects: ClassVar[tuple[str, ...]] = ("rate_step", "lif", "linear_lif", "mlp", "encoding")
+    subjects: ClassVar[tuple[str, ...]] = ("rate_step", "scan", "linear", "mlp", "encoding")
 
     def label(self) -> str:
         """Name and version."""
@@ -105,7 +105,7 @@ class TorchWork:
         return time.perf_counter() - started
 
 
-class LIFWork(TorchWork):
+class ScanWork(TorchWork):
     """Spikes of given currents and, with backward, the gradient of the currents."""
 
     def compute(self) -> None:
@@ -125,7 +125,7 @@ class LIFWork(TorchWork):
         return on_cpu(spikes=spikes, current=current.grad)
 
 
-class LinearLIFWork(TorchWork):
+class LinearWork(TorchWork):
     """A linear layer and its neurons; the loss is the sum of the spikes, the gradient that of the weight."""
 
     def build(self) -> None:
@@ -195,8 +195,8 @@ class EncodingWork(TorchWork):
 
 
 WORKS: dict[str, type[TorchWork]] = {
-    "lif": LIFWork,
-    "linear_lif": LinearLIFWork,
+    "scan": ScanWork,
+    "linear": LinearWork,
     "rate_step": TrainingWork,
     "mlp": TrainingWork,
     "encoding": EncodingWork,

@@ -16,11 +16,12 @@ from bench.cases import Case
 from bench.ours import Ours
 from bench.peers.remote import Remote
 from bench.results import Results
+from fastsnn import LIF
 from fastsnn.kernels import reference
 
 CPU = torch.device("cpu")
 TINY = cases.grid("tiny", gpu=False, cores=2)
-GATED = ("rate_step", "lif", "linear_lif-24", "mlp", "encoding")
+GATED = ("rate_step", "scan", "linear-24", "mlp", "encoding")
 
 
 def images() -> tuple[Tensor, Tensor]:
@@ -43,10 +44,10 @@ class Right(works.Peer):
     name = "right"
 
     def __init__(self, **changed: Any) -> None:
-        self.neuron = cases.NEURON | changed
+        self.neuron = LIF(**cases.NEURON | changed)
 
     def lif(self, current: Tensor) -> Tensor:
-        return reference.lif(current, **self.neuron)[0]
+        return reference.scan(current, self.neuron)[0]
 
 
 class Dim(Right):
@@ -77,7 +78,7 @@ def test_gate_passes_ours(name: str, backend: str) -> None:
     assert verdict(Ours(backend, CPU), name) is None
 
 
-@pytest.mark.parametrize("name", ["rate_step", "lif", "linear_lif-24", "mlp"])
+@pytest.mark.parametrize("name", ["rate_step", "scan", "linear-24", "mlp"])
 @pytest.mark.parametrize(
     ("changed", "what"),
     [({"alpha": 2.04}, "gradient"), ({"detach_reset": True}, "gradient"), ({"v_threshold": 1.1}, "spikes")],
@@ -86,7 +87,7 @@ def test_gate_refuses_another_neuron(name: str, changed: dict[str, Any], what: s
     assert what in str(verdict(Right(**changed), name))
 
 
-@pytest.mark.parametrize("name", ["rate_step", "linear_lif-24", "mlp"])
+@pytest.mark.parametrize("name", ["rate_step", "linear-24", "mlp"])
 def test_gate_refuses_wrong_gradients(name: str) -> None:
     assert "gradient of weight0" in str(verdict(Noisy(), name))
 
@@ -110,7 +111,7 @@ def test_gate_refuses_another_encoder() -> None:
 
 
 def test_a_worker_in_another_process_computes_the_same() -> None:
-    case = TINY["linear_lif-24"]
+    case = TINY["linear-24"]
     judge = gate.build(case, *images())
     remote = Remote("spikingjelly2", Path(sys.prefix))
     try:
@@ -129,9 +130,9 @@ def test_a_missing_environment_is_named() -> None:
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown case 'nope'; valid: rate_step, lif, "):
-        cases.select("lif,nope", TINY, "case")
-    assert cases.select("lif, mlp", TINY, "case") == ["lif", "mlp"]
+    with pytest.raises(ValueError, match=r"unknown case 'nope'; valid: rate_step, scan, "):
+        cases.select("scan,nope", TINY, "case")
+    assert cases.select("scan, mlp", TINY, "case") == ["scan", "mlp"]
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -190,7 +191,7 @@ def test_a_peer_that_is_wrong_or_breaks_is_reported_and_not_timed(monkeypatch: p
     monkeypatch.setattr(Right, "label", lambda self: type(self).__name__)
     empty = Results({"peak_bandwidth": 1e10, "peak_flops": 1e11}, {"abc-1": {"commit": "abc"}})
     session = race.Session(CPU, "tiny", [*names, "absent"], None, *images(), "digits", empty, "abc-1")
-    race.run(TINY["lif"], session, Rounds())  # type: ignore[arg-type]
+    race.run(TINY["scan"], session, Rounds())  # type: ignore[arg-type]
     rows = {r.implementation: r for r in session.results.rows}
     assert {name: rows[name].status for name in rows} == {
         "fastsnn-numba": "measured", "fastsnn-torch": "measured", "right": "measured", "wrong": "refused",
@@ -212,7 +213,7 @@ def bench(*options: str) -> "subprocess.CompletedProcess[str]":
 def test_an_unknown_case_ends_the_run() -> None:
     done = bench("--grid", "tiny", "--cases", "nope")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "unknown case 'nope'; valid: rate_step, lif" in done.stderr
+    assert "unknown case 'nope'; valid: rate_step, scan" in done.stderr
 
 
 def test_everything_runs_in_its_smallest_form(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_results_of_another_schema_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_results_survive_the_file_and_new_cases_replace_old_ones(tmp_path: Path) -> None:
     path = tmp_path / "machine.json"
-    before = found(row("fastsnn-numba", 1.0, 2.0), row("jax", 4.0, 4.0), row("fastsnn-numba", 5.0, name="lif"))
+    before = found(row("fastsnn-numba", 1.0, 2.0), row("jax", 4.0, 4.0), row("fastsnn-numba", 5.0, name="scan"))
     before.write(path)
     assert results.load(path) == before
     again = found(row("fastsnn-numba", 3.0))
@@ -49,7 +49,7 @@ def test_results_survive_the_file_and_new_cases_replace_old_ones(tmp_path: Path)
     merged = results.load(path)
     assert [(r.case["name"], r.implementation, r.seconds) for r in merged.rows] == [
         ("rate_step", "fastsnn-numba", [3.0]),
-        ("lif", "fastsnn-numba", [5.0]),
+        ("scan", "fastsnn-numba", [5.0]),
     ]
     assert list(merged.environments) == ["abc-1", "def-2"]
 
@@ -62,8 +62,8 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_shares_of_the_peak() -> None:
     about = found().machine
-    lif = Case("lif", "lif", 10, 2, (1000,))
-    assert results.shares(lif, 1e-3, about)["share_of_bandwidth"] == pytest.approx(5 * 4 * 20_000 / 1e-3 / 1e10)
+    scan = Case("scan", "scan", 10, 2, (1000,))
+    assert results.shares(scan, 1e-3, about)["share_of_bandwidth"] == pytest.approx(5 * 4 * 20_000 / 1e-3 / 1e10)
     mlp = Case("mlp", "mlp", 10, 2, (5, 4, 3))
     assert results.shares(mlp, 1.0, about)["share_of_flops"] == pytest.approx(2 * 20 * (32 + 32 + 12) / 1e11)
 
@@ -111,7 +111,7 @@ def test_what_the_results_do_not_make_is_stale(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).write_text("\n".join(("# Title", *readme.MARKERS, "more")))
     measured = [
         replace(r, case=r.case | {"name": f"{stem}-{n}"})
-        for stem in ("linear_lif", "scaling-T")
+        for stem in ("linear", "scaling-T")
         for n in (8, 16)
         for r in (row("fastsnn-numba", 1.0, 1.2), row("jax", 4.0, 4.0))
     ]
@@ -119,11 +119,11 @@ def test_what_the_results_do_not_make_is_stale(tmp_path: Path, monkeypatch: pyte
     report.write()
     assert report.stale() == []
     drawn = sorted((tmp_path / "docs" / "images").iterdir())
-    assert [path.stem.rpartition("-")[2] for path in drawn] == ["linear_lif", "ratios", "scaling"]
+    assert [path.stem.rpartition("-")[2] for path in drawn] == ["linear", "ratios", "scaling"]
 
     drawn[0].unlink()
     (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text().replace("fastest", "slowest"))
     assert report.stale() == [tmp_path / "README.md", drawn[0]]
-    found(*measured, row("jax", 3.0, name="lif")).write(tmp_path / "machine.json")
+    found(*measured, row("jax", 3.0, name="scan")).write(tmp_path / "machine.json")
     assert set(report.stale()) == {report.PAGE, tmp_path / "README.md", *drawn}
     assert charts.drawn_from(drawn[1]) is not None

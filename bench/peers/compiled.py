@@ -13,10 +13,11 @@ from torch import Tensor
 from bench.cases import NEURON
 from bench.works import Peer
 from fastsnn.kernels import reference
+from fastsnn.kernels.neurons import LIF
 
 
 def _step(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    spikes, v, _ = reference.lif(x[None], v, **NEURON)
+    spikes, (v,) = reference.scan(x[None], LIF(**NEURON), (v,))
     return spikes[0], v
 
 
@@ -24,7 +25,7 @@ class Compiled(Peer):
     """The reference's step through Inductor."""
 
     name = "torch-compile"
-    subjects = ("rate_step", "lif", "linear_lif", "mlp")
+    subjects = ("rate_step", "scan", "linear", "mlp")
 
     def __init__(self) -> None:
         # A cache of its own, so that the first call always shows the compilation.

@@ -104,12 +104,12 @@ class JaxWork:
     def outputs(self, x: dict[str, Tensor]) -> Outputs:
         return {name: torch.from_numpy(np.array(value)) for name, value in self._outputs(_arrays(x)).items()}
 
-    def _lif(self, case: Case, x: dict[str, Any]) -> Callable[[], Any]:
+    def _scan(self, case: Case, x: dict[str, Any]) -> Callable[[], Any]:
         if not case.backward:
             return lambda: _lif_forward(x["current"])
         return lambda: _lif_both(x["current"], x["grad"])
 
-    def _linear_lif(self, case: Case, x: dict[str, Any]) -> Callable[[], Any]:
+    def _linear(self, case: Case, x: dict[str, Any]) -> Callable[[], Any]:
         if not case.backward:
             return lambda: _linear_forward(x["weight0"], x["x"])
         return lambda: _linear_both(x["weight0"], x["x"])
@@ -141,9 +141,9 @@ class JaxWork:
 
     def _outputs(self, x: dict[str, Any]) -> dict[str, Any]:
         case = self.case
-        if case.subject in ("lif", "linear_lif"):
+        if case.subject in ("scan", "linear"):
             found = getattr(self, f"_{case.subject}")(case, x)()
-            name = "current" if case.subject == "lif" else "weight0"
+            name = "current" if case.subject == "scan" else "weight0"
             return {"spikes": found[0], name: found[1]} if case.backward else {"spikes": found}
         if case.subject == "encoding":
             return {"encoded": _encode_batch(jax.random.key(0), x["images"] / np.float32(255), case.T)}
@@ -158,7 +158,7 @@ class Jax:
 
     name: ClassVar[str] = "jax"
     forward_only: ClassVar[bool] = False
-    subjects: ClassVar[tuple[str, ...]] = ("rate_step", "lif", "linear_lif", "mlp", "encoding")
+    subjects: ClassVar[tuple[str, ...]] = ("rate_step", "scan", "linear", "mlp", "encoding")
 
     def label(self) -> str:
         return f"JAX {jax.__version__} lax.scan"

@@ -33,7 +33,7 @@ class Remote:
     """SpikingJelly 2 in an environment of its own; ValueError where that has no Python."""
 
     forward_only: ClassVar[bool] = False
-    subjects: ClassVar[tuple[str, ...]] = ("rate_step", "lif", "linear_lif", "mlp", "encoding")
+    subjects: ClassVar[tuple[str, ...]] = ("rate_step", "scan", "linear", "mlp", "encoding")
 
     def __init__(self, name: str, environment: Path) -> None:
         self.name = name

@@ -68,7 +68,7 @@ class CuPy(MultiStep):
     """``step_mode="m"`` on the CUDA kernels that it generates, through fastsnn's guards against today's libraries."""
 
     name = "spikingjelly-cupy"
-    subjects = ("rate_step", "lif", "linear_lif", "mlp")
+    subjects = ("rate_step", "scan", "linear", "mlp")
 
     def label(self) -> str:
         return f"{super().label()} CuPy"
@@ -76,7 +76,7 @@ class CuPy(MultiStep):
     def lif(self, current: Tensor) -> Tensor:
         import fastsnn
 
-        return fastsnn.lif(current, backend="cupy")[0]
+        return fastsnn.scan(current, backend="cupy")[0]
 
     def network(self, weights: list[Tensor]) -> nn.Module:
         return Peer.network(self, weights)

@@ -7,5 +7,5 @@ from bench.cases import Case
 from bench.race import Session
 
 
-def test_linear_lif(case: Case, bench_session: Session, benchmark: BenchmarkFixture) -> None:
+def test_linear(case: Case, bench_session: Session, benchmark: BenchmarkFixture) -> None:
     race.run(case, bench_session, benchmark)
