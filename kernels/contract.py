@@ -152,18 +152,23 @@ def replay(
     state: Sequence[Tensor] | None,
     spikes: Tensor,
     parameters: Mapping[str, Tensor] | None = None,
+    recurrent_weight: Tensor | None = None,
+    initial: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """:func:`~fastsnn.kernels.reference.scan` whose neurons fire when ``spikes`` [T, ...] says so.
 
     ``current`` [T, ...] and ``state`` set the precision: float64 for the exact answer, fp32 for that of eager torch.
-    Returns the output and the last states, through which gradients flow as through the reference.
+    Returns the output and the last states, through which gradients flow as through the reference. With a
+    ``recurrent_weight``, that of ``reference.recurrent``, outputs come back; ``initial`` is the one before the first.
     """
     bound = reference.on_tensors(neuron, current, parameters)
     state = reference.rest(neuron, current[0]) if state is None else tuple(state)
+    output = torch.zeros_like(current[0]) if initial is None else initial
     outputs = []
     for x, recorded in zip(current, spikes.detach(), strict=True):
+        total = x if recurrent_weight is None else x + reference.fed_back(output, recurrent_weight)
         with reference.in_precision_of(current), firing(partial(_as_recorded, recorded)):
-            output, state = reference.step(bound, x, state)
+            output, state = reference.step(bound, total, state)
         outputs.append(output)
     return torch.stack(outputs), tuple(state)
 

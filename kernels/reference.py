@@ -106,10 +106,14 @@ def recurrent(
     outputs = []
     with in_precision_of(current):
         for row in current:
-            back = output * recurrent_weight if recurrent_weight.dim() == 1 else F.linear(output, recurrent_weight)
-            output, state = step(bound, row + back, state)
+            output, state = step(bound, row + fed_back(output, recurrent_weight), state)
             outputs.append(output)
     return torch.stack(outputs), tuple(state)
+
+
+def fed_back(output: Tensor, recurrent_weight: Tensor) -> Tensor:
+    """What an output [..., N] adds to the next step's current, by V [N, N] or by its diagonal [N]."""
+    return output * recurrent_weight if recurrent_weight.dim() == 1 else F.linear(output, recurrent_weight)
 
 
 def rate_loss(spikes: Tensor, labels: Tensor, loss: str) -> tuple[Tensor, Tensor]:
