@@ -173,7 +173,8 @@ from fastsnn import Spiking, TimeDistributed
 
 def own(shape, classes):
     torch.rand(1)
-    return torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.Linear(beside.size(shape), classes), Spiking(backend="torch"))
+    linear = torch.nn.Linear(beside.size(shape), classes)
+    return torch.nn.Sequential(torch.nn.Flatten(2), linear, Spiking(backend="torch"))
 
 def wide(shape, classes):
     return torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.Linear(7, classes))

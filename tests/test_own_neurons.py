@@ -198,7 +198,8 @@ def test_a_gradient_by_hand_of_another_shape_is_refused() -> None:
         def gradient(self, x, v, grad_output, grad_v):  # type: ignore[no-untyped-def]
             return grad_output
 
-    with pytest.raises(TypeError, match=r"test_own_neurons.py, line \d+: Short.gradient returns 1 value; allowed: 2 \(x, v\)"):
+    expected = r"test_own_neurons.py, line \d+: Short.gradient returns 1 value; allowed: 2 \(x, v\)"
+    with pytest.raises(TypeError, match=expected):
         compile_neuron(Short())
 
 

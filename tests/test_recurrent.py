@@ -3,14 +3,14 @@ sizes, dtypes, sequences that are cut, and what bad input gets.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 import pytest
 import torch
-from neuron_cases import DEVICE, OPCHECK, device_of, gradients, leaves
-from torch import Tensor, nn
+from neuron_cases import device_of, gradients, leaves
+from torch import Tensor
 from torch.nn import functional as F
 
 import fastsnn
@@ -18,7 +18,6 @@ from fastsnn import LI, LIF, Neuron, SEAdLIF
 from fastsnn.kernels import contract
 from fastsnn.kernels.neurons.language import Value
 from fastsnn.kernels.packed import PackedSpikes
-from fastsnn.kernels.recurrent import recurrent_op
 
 BACKENDS = ("torch", "triton", "numba")
 every = pytest.mark.parametrize("backend", BACKENDS)

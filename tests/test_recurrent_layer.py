@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from neuron_cases import DEVICE, OPCHECK, device_of, gradients, leaves
+from neuron_cases import OPCHECK, device_of, gradients, leaves
 from test_recurrent import layer
 from torch import Tensor, nn
 

@@ -41,10 +41,15 @@ def gradients(
     """Gradients of x, weight and bias, each empty if ``needs`` is False, of the first state and of the rows."""
     # The products become these tensors. Memory that is reserved for them as well is paged in anew at every call.
     of_x, of_weight, of_bias = (weight.new_empty(0, dtype=dtype) for dtype in (x_dtype, weight.dtype, weight.dtype))
-    wanted = [grad if need else None for grad, need in zip((of_x, of_weight, of_bias), needs, strict=True)]
+    grad_x, grad_weight, grad_bias = (
+        grad if need else None for grad, need in zip((of_x, of_weight, of_bias), needs, strict=True)
+    )
     shape = current.shape[1:]
     of_state, of_rows = (torch.empty(n, *shape) for n in (neuron.states, len(neuron.learnt_constants)))
-    backward(neuron, grad_output, grad_final, current, x, weight, state, parameters, T, *wanted, of_state, of_rows)
+    backward(
+        neuron, grad_output, grad_final, current, x, weight, state, parameters, T, grad_x, grad_weight, grad_bias,
+        of_state, of_rows,
+    )  # fmt: skip
     return of_x, of_weight, of_bias, of_state, of_rows
 
 
