@@ -91,9 +91,9 @@ def plan_of(step: RateStep) -> Plan:
 
 
 def membranes(plan: Plan, T: int, classes: int) -> Tensor:
-    """h [T, programs, N] of the sample that each program computed last."""
+    """h [T, programs, N] of the sample that each program computed last; kept with the last step of a chunk first."""
     programs, _, block_n, _ = plan.h.shape
-    return plan.h.permute(1, 3, 0, 2).reshape(-1, programs, block_n)[:T, :, :classes]
+    return plan.h.flip(3).permute(1, 3, 0, 2).reshape(-1, programs, block_n)[:T, :, :classes]
 
 
 def check_step(case: Case) -> None:
