@@ -120,7 +120,8 @@ def _walk(
 ):  # fmt: skip
     """The neurons over rows of currents [steps, BLOCK_N]: writes h [BLOCK_N, BLOCK_T], returns the last v [BLOCK_N].
 
-    h has its last step first. The next rows are loaded before the present ones are used, since a load can't be moved over a store.
+    h has its last step first. The next rows are loaded before the present ones are used, since a load can't be moved
+    over a store.
     """
     offs_n = tl.arange(0, BLOCK_N)
     rows = ()
