@@ -30,7 +30,11 @@ NO_OP = "no-op"
 NOT_RUN = "not run"
 TIME_LIMIT = 300
 """Seconds of processor time for the tests of one mutation: a busy machine changes nothing."""
-TESTS = {"torch-philox": "tests/test_philox.py"}
+TESTS = {
+    "torch-philox": "tests/test_philox.py",
+    "triton-philox": "tests/test_triton_philox.py",
+    "triton-rate-step-fp32": "tests/test_rate_step.py::test_products_in_fp32",
+}
 """Tests of a kernel, where they are not its own of ``tests/test_forced_kernels.py``."""
 
 

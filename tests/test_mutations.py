@@ -19,6 +19,8 @@ KINDS = {
     "triton-rate-step": RATE_STEP,
     "numba-rate-step": RATE_STEP,
     "torch-philox": {"no-op", "random numbers"},
+    "triton-philox": {"no-op", "pixels", "time", "random numbers"},
+    "triton-rate-step-fp32": {"no-op", "products"},
 }
 """Kernel -> what at least one mutation must hit."""
 
