@@ -17,7 +17,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +24,17 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_suffix(".yaml")
-TABLE = ROOT / "docs" / "mutations.md"
 NO_OP = "no-op"
-NOT_RUN = "not run"
 TIME_LIMIT = 300
 """Seconds of processor time for the tests of one mutation: a busy machine changes nothing."""
-TESTS = {"torch-philox": "tests/test_philox.py", "numba-spike-products": "tests/test_spike_products.py"}
+TESTS = {
+    "neurons": "tests/test_family.py::test_same_as_the_source",
+    "numba-recurrent": "tests/test_recurrent.py",
+    "numba-spike-products": "tests/test_spike_products.py",
+    "torch-philox": "tests/test_philox.py",
+    "triton-philox": "tests/test_triton_philox.py",
+    "triton-rate-step-fp32": "tests/test_rate_step.py::test_products_in_fp32",
+}
 """Tests of a kernel, where they are not its own of ``tests/test_forced_kernels.py``."""
 
 
@@ -48,11 +52,6 @@ class Mutation(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.kernel}, {self.kind}: {self.what}"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with anything that the mutation is made of."""
-        return sha256(repr(tuple(self)).encode()).hexdigest()[:8]
 
     def apply(self, text: str) -> str:
         """``text`` of the file with the mutation made. Raises ValueError where it doesn't fit."""
@@ -167,50 +166,6 @@ def expected(mutation: Mutation) -> str:
     return "green" if mutation.kind == NO_OP else "red"
 
 
-HEADER = """# Mutations
-
-What the tests are worth: each row is one line of a kernel changed for the worse, and the first test that noticed. Every
-kernel also has a change that changes nothing, under which the same tests pass.
-
-`python -m tests.mutations --write docs/mutations.md` wrote this page. It makes each change in a copy of the repository,
-runs there the tests that belong to that kernel, and counts an assertion that failed, not a crash. Those tests call the
-kernel itself and count its launches, so no other path can pass for it. Where this page was written, {machine}.
-With `--only NAME` it runs some and keeps the other rows. Run so far: {count}.
-
-| changed | in | result | first test that failed | what it said | id |
-| --- | --- | --- | --- | --- | --- |
-"""
-
-
-def row(mutation: Mutation, result: Result) -> str:
-    cells = (
-        mutation.name,
-        f"`{mutation.file}`",
-        result.outcome,
-        f"`{result.test}`" if result.test else "",
-        result.message.replace("|", "\\|"),
-        mutation.fingerprint,
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def rows(table: str) -> dict[str, str]:
-    """Id -> row of a table that was written before."""
-    found = (line for line in table.splitlines() if re.match(r"\| \S+-\S+, ", line))
-    return {line.rstrip(" |").rpartition(" ")[2]: line for line in found}
-
-
-def write(path: Path, found: dict[str, str]) -> None:
-    """Write the rows by id, in the order of the list; the path's own rows stay where a mutation wasn't run again."""
-    import torch
-
-    found = (rows(path.read_text()) if path.exists() else {}) | found
-    place = "on a GPU" if torch.cuda.is_available() else "in Triton's interpreter, without a GPU"
-    table = [found.get(mutation.fingerprint, row(mutation, Result(NOT_RUN))) for mutation in mutations()]
-    count = f"{sum(f'| {NOT_RUN} |' not in line for line in table)} of {len(table)}"
-    path.write_text(HEADER.format(machine=f"the Triton kernels ran {place}", count=count) + "\n".join(table) + "\n")
-
-
 def outcomes(chosen: list[Mutation]) -> Iterator[tuple[Mutation, Result]]:
     with tempfile.TemporaryDirectory() as folder:
         copy_repository(Path(folder))
@@ -222,17 +177,13 @@ def outcomes(chosen: list[Mutation]) -> Iterator[tuple[Mutation, Result]]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", metavar="NAME", help="run the mutations whose name contains NAME")
-    parser.add_argument("--write", type=Path, metavar="PATH", help="write their rows of the table to PATH")
     arguments = parser.parse_args()
     chosen = [mutation for mutation in mutations() if arguments.only in mutation.name]
-    wrong, found = [], {}
+    wrong = []
     for mutation, result in outcomes(chosen):
-        found[mutation.fingerprint] = row(mutation, result)
         print(f"{result.outcome:6} {mutation.name} {result.test} {result.message}", flush=True)
         if result.outcome != expected(mutation):
             wrong.append(mutation.name)
-        if arguments.write:
-            write(arguments.write, found)
     print(f"{len(chosen) - len(wrong)} of {len(chosen)} as they should be", *wrong, sep="\n  ")
     return bool(wrong) or not chosen
 

@@ -92,9 +92,9 @@ def plan_of(step: RateStep) -> Plan:
 
 
 def kept_by(plan: Plan, T: int, classes: int) -> Tensor:
-    """What was kept of each step [T, programs, N] for the sample that each program computed last."""
+    """What was kept of each step [T, programs, N] for the last sample of each program: a chunk's last step is first."""
     programs, _, block_n, _ = plan.h.shape
-    return plan.h.permute(1, 3, 0, 2).reshape(-1, programs, block_n)[:T, :, :classes]
+    return plan.h.flip(3).permute(1, 3, 0, 2).reshape(-1, programs, block_n)[:T, :, :classes]
 
 
 def check_step(case: Case) -> None:

@@ -55,6 +55,12 @@ def test_products_of_weights_that_bf16_cannot_hold() -> None:
     check_step(case)
 
 
+def test_products_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As below sm_80, of more pixels than a tile has and of steps that fill no tile."""
+    monkeypatch.setattr(rate_step, "_has_bf16_products", lambda device: False)
+    check_step(Case(2, 70, 3, 20, optimizer="momentum", dyadic=True))
+
+
 @pytest.mark.parametrize("classes", [1, 17, 32])
 def test_step_of_any_number_of_classes(classes: int) -> None:
     check_step(Case(2, 5, classes, 1 if classes == 17 else 10, optimizer="momentum", dyadic=True))

@@ -5,7 +5,8 @@ One program per group of samples, BLOCK_T time steps at a time (128, or all T wh
 1. currents [BLOCK_T, N]: the spikes of the non-zero pixels times their weights;
 2. the neurons go along the currents, which gives what is kept of each step, the numbers of spikes and, by those, the
    loss's gradient;
-3. backward through time is an affine recursion, s[t] = a[t + 1] s[t + 1] + c[t + 1], and so an associative scan;
+3. backward through time is an affine recursion, s[t] = a[t + 1] s[t + 1] + c[t + 1], and so an associative scan, along
+   time reversed: what is kept lies that way, for Triton's own reversal takes four shuffles of each number;
 4. weight gradients: the same spikes times the gradient of the currents, added to a partial sum that the group owns.
 
 A row of a partial sum counts where its stamp is that of the step, so that nothing need be cleared between steps.
@@ -30,16 +31,22 @@ FMA_INPUTS = tl.constexpr(16)
 
 
 @triton.jit
-def _spike_tile(word_ptr, first, count, capacity, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr):
+def _spike_tile(
+    word_ptr, first, count, capacity, REVERSED: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
     """Spikes of BLOCK_K pixels from ``first`` on, [BLOCK_T, BLOCK_K] of 0 and 1, fp32 or (EXACT) bf16.
 
     Of a step, pixels are neighbours in memory. A word holds 16 steps of two pixels; a step's two bits times the bits of
     1.0 in bf16 are two spikes at once.
     """
     pair = first // 2 + tl.arange(0, BLOCK_K // 2)[None, None, None, :]
-    offs = tl.arange(0, BLOCK_T // 16)[:, None, None, None] * (capacity // 2) + pair
+    row, half, t = tl.arange(0, BLOCK_T // 16), tl.arange(0, 2), tl.arange(0, 8)
+    if REVERSED:  # the last step of the tile comes first
+        row, half, t = BLOCK_T // 16 - 1 - row, 1 - half, 7 - t
+    offs = row[:, None, None, None] * (capacity // 2) + pair
     words = tl.load(word_ptr + offs, mask=2 * pair < count, other=0)
-    half, t = tl.arange(0, 2)[None, :, None, None], tl.arange(0, 8)[None, None, :, None]
+    half, t = half[None, :, None, None], t[None, None, :, None]
     ones = ((words >> (8 * half)) & (0x00010001 << t)) * (0x3F80 >> t)
     if EXACT:
         even, odd = ones.to(tl.int16), (ones >> 16).to(tl.int16)
@@ -96,7 +103,7 @@ def _currents(
         pixel = tl.load(pixel_ptr + offs_k, mask=offs_k < count, other=0)
         offs = pixel[:, None] * BLOCK_N + offs_n[None, :]
         if EXACT:
-            spikes = _spike_tile(word_ptr, first, count, capacity, BLOCK_T, STEP, EXACT)
+            spikes = _spike_tile(word_ptr, first, count, capacity, False, BLOCK_T, STEP, EXACT)
             high, middle = tl.load(plane_ptr + offs), tl.load(plane_ptr + plane + offs)
             total += _exact_dot(spikes, high, middle, tl.load(plane_ptr + 2 * plane + offs))
         else:
@@ -112,8 +119,8 @@ def _walk(
 ):  # fmt: skip
     """The neurons over rows of currents [steps, BLOCK_N], of which ``left`` count.
 
-    Writes what is kept of each step, [BLOCK_N, BLOCK_T]; returns the last state and the numbers of spikes [BLOCK_N].
-    The next rows are loaded before the present ones are used, since a load can't be moved over a store.
+    Writes what is kept of each step, [BLOCK_N, BLOCK_T], the last step first; returns the last state and the numbers
+    of spikes [BLOCK_N]. The next rows are loaded before the present ones are used, since a load can't be moved over a store.
     """
     offs_n = tl.arange(0, BLOCK_N)
     spikes = tl.zeros((BLOCK_N,), tl.float32)
@@ -126,7 +133,7 @@ def _walk(
             later += (tl.load(current_ptr + (t + UNROLL + i) * BLOCK_N + offs_n),)
         for i in tl.static_range(UNROLL):
             results = STEP((rows[i], state), scalars, ())
-            tl.store(kept_ptr + offs_n * BLOCK_T + t + i, results[2])
+            tl.store(kept_ptr + offs_n * BLOCK_T + (BLOCK_T - 1 - i) - t, results[2])
             spikes += tl.where(t + i < left, results[0], 0.0)
             state = results[1]
         rows = later
@@ -172,7 +179,7 @@ def _add_weight_gradient(
     gradient, pixel_ptr, word_ptr, scratch_ptr, partial_ptr, stamp_ptr, stamp, count, capacity,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
-    """Add the spikes times the currents' gradient [BLOCK_N, BLOCK_T] to the rows of the non-zero pixels."""
+    """Add the spikes times the currents' gradient [BLOCK_N, BLOCK_T], last step first, to the non-zero pixels' rows."""
     offs_n = tl.arange(0, BLOCK_N)
     if EXACT:
         gradient = tl.trans(gradient)
@@ -188,7 +195,7 @@ def _add_weight_gradient(
         offs_k = first + tl.arange(0, BLOCK_K)
         mask_k = offs_k < count
         pixel = tl.load(pixel_ptr + offs_k, mask=mask_k, other=0)
-        spikes = tl.trans(_spike_tile(word_ptr, first, count, capacity, BLOCK_T, BLOCK_K, EXACT))
+        spikes = tl.trans(_spike_tile(word_ptr, first, count, capacity, True, BLOCK_T, BLOCK_K, EXACT))
         rows = _exact_dot(spikes, high, middle, low) if EXACT else tl.dot(spikes, gradient, input_precision="ieee")
         _accumulate(partial_ptr + pixel[:, None] * BLOCK_N + offs_n[None, :], rows, mask_k[:, None], ACCUMULATE)
         if not ACCUMULATE:
@@ -232,6 +239,7 @@ def step_kernel(
     offs_n, offs_t = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_T)
     # h has time along the lanes of a warp: the sum over time and the scan then need no shared memory.
     h_tile = offs_n[:, None] * BLOCK_T + offs_t[None, :]
+    h_time = (BLOCK_T - 1 - offs_t)[None, :]
     if ACCUMULATE:
         _clear(partial_ptr, stamp_ptr, stamp, tl.where(group * GROUP < size, pixels + 1, 0), BLOCK_N)
     for i in range(GROUP):
@@ -265,21 +273,21 @@ def step_kernel(
                 for j in range(chunks):
                     chunk = chunks - 1 - j
                     h_rows = h_ptr + chunk * BLOCK_T * BLOCK_N
-                    mask_t = (chunk * 128 + offs_t < T)[None, :]
-                    mask_next = ((chunk * 128 + offs_t + 1 < T) & (offs_t + 1 < BLOCK_T))[None, :]
+                    mask_t = chunk * 128 + h_time < T
+                    mask_next = (chunk * 128 + h_time + 1 < T) & (h_time + 1 < BLOCK_T)
                     # The gradient of the state after step t, s[t] = a[t + 1] s[t + 1] + c[t + 1], from step t + 1's.
-                    after = tl.load(h_rows + h_tile + 1, mask=mask_next, other=0.0)
+                    after = tl.load(h_rows + h_tile - 1, mask=mask_next, other=0.0)
                     a = STEP_BACK((after, none, none + 1.0), backward_scalars, ())[1]
                     c = STEP_BACK((after, g_tile, none), backward_scalars, ())[1]
                     # A neuron whose loss has no gradient gets none, however steep its surrogate.
                     a = tl.where(mask_next & (g_tile != 0.0), a, 0.0)
                     c = tl.where(mask_next, c, grad_state[:, None])
-                    _, s = tl.associative_scan((a, c), 1, _compose, reverse=True)
+                    _, s = tl.associative_scan((a, c), 1, _compose)
                     h = tl.load(h_rows + h_tile, mask=mask_t, other=0.0)
                     results = STEP_BACK((h, g_tile, s), backward_scalars, ())
                     gradient = tl.where(mask_t & (g_tile != 0.0), results[0], 0.0)
                     if LONG:
-                        grad_state = tl.sum(tl.where(offs_t[None, :] == 0, results[1], 0.0), 1)
+                        grad_state = tl.sum(tl.where(h_time == 0, results[1], 0.0), 1)
                     _add_weight_gradient(
                         gradient, pixel_ptr, word_ptr + chunk * 4 * capacity, current_ptr, partial_ptr, stamp_ptr,
                         stamp, count, capacity, BLOCK_T, BLOCK_N, BLOCK_K, EXACT, ACCUMULATE,
