@@ -86,10 +86,6 @@ def train(
     output.print(f"{_result(history)}; saved in {history.run}", markup=False, emoji=False)
     if plot and not output.quiet:
         _plot_after_training(history.run)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        # Everything is saved. Some of torchrun's workers were seen to abort when Python takes its libraries down.
-        sys.stdout.flush()
-        os._exit(0)
 
 
 def _result(history: "fastsnn.History") -> str:

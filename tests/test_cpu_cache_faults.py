@@ -130,6 +130,15 @@ def test_the_users_folder_serves_where_the_source_is_read_only(
     assert not users.exists()
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that gives each user a number alone."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    (beside,) = cache.folders()
+    assert beside.parent == cache._SOURCES / "__pycache__"
+
+
 def test_only_the_oldest_folders_of_its_own_are_removed(cache_folder: Path) -> None:
     def other(name: str, age: float) -> Path:
         path = cache_folder.parent / name

@@ -52,8 +52,11 @@ def folders() -> list[Path]:
     """
     if config.CACHE_DIR:
         return [Path(config.CACHE_DIR) / f"fastsnn-{stamp()}{_user()}"]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path("~/.cache").expanduser())
-    return [_SOURCES / "__pycache__" / f"numba-{stamp()}", caches / "fastsnn" / "kernels" / f"numba-{stamp()}"]
+    found = [_SOURCES / "__pycache__" / f"numba-{stamp()}"]
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache"))
+    if caches.is_absolute():  # a container's user may have no home
+        found.append(caches / "fastsnn" / "kernels" / f"numba-{stamp()}")
+    return found
 
 
 @lru_cache
