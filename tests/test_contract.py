@@ -180,7 +180,7 @@ def test_bounds_of_a_step_by_hand() -> None:
 @pytest.mark.parametrize("tau", [2.0, 3.7])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_fp32_stays_within_the_bounds(options: dict, tau: float) -> None:
-    """At the threshold these are at most those of 4 eps of the potential a step: a bound that holds anything is none."""
+    """And at the threshold these are at most those of 4 eps of the potential a step."""
     current, v, *_ = case(60, 3, 31)
     neuron = LIF(tau=tau, **options)
     spikes, (last,) = reference.scan(current, neuron, (v,))

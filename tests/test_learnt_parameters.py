@@ -76,7 +76,9 @@ def test_learning_a_value_that_all_share_is_the_value(backend: str) -> None:
     for neuron, name in ((LIF(tau=3.0), "tau"), (LIF(v_threshold=0.7), "v_threshold"), (Blend(), "gain")):
         learnt = {name: torch.tensor(neuron.parameters()[name], device=current.device)}
         fixed = fastsnn.scan(current, neuron, backend=backend)[0]
-        contract.require(contract.same_bits("spikes", fastsnn.scan(current, neuron, parameters=learnt, backend=backend)[0], fixed))
+        contract.require(
+            contract.same_bits("spikes", fastsnn.scan(current, neuron, parameters=learnt, backend=backend)[0], fixed)
+        )
 
 
 @pytest.mark.parametrize("size", [(), (19,)], ids=["layer", "neuron"])
@@ -145,7 +147,9 @@ def test_half_precision_currents(backend: str, dtype: torch.dtype) -> None:
 def test_a_parameter_cannot_take_a_name_of_the_layers_own(kept: str) -> None:
     namespace = {"__annotations__": {kept: float}, kept: 1.0, "step": Blend.step}
     kind = dataclass(frozen=True)(type("Clash", (Neuron,), namespace))
-    with pytest.raises(ValueError, match=f"learn has '{kept}', which LinearLIF has too; give the parameter another name"):
+    with pytest.raises(
+        ValueError, match=f"learn has '{kept}', which LinearLIF has too; give the parameter another name"
+    ):
         LinearLIF(3, 2, neuron=kind(), learn=(kept,))
 
 
@@ -155,12 +159,15 @@ def test_modules_hold_what_learns() -> None:
     assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {"weight": (4, 5), "bias": (4,), "w": (4,)}
     torch.testing.assert_close(1 / layer.w.sigmoid(), torch.full((4,), 3.0))
     assert [name for name, _ in Spiking(PLIF(), learn=()).named_parameters()] == []
-    assert [name for name, _ in Spiking(LIF(), learn=("tau", "v_threshold")).named_parameters()] == ["tau", "v_threshold"]
+    assert [name for name, _ in Spiking(LIF(), learn=("tau", "v_threshold")).named_parameters()] == [
+        "tau",
+        "v_threshold",
+    ]
     assert LinearLIF(5, 4, neuron=PLIF(), dtype=torch.float64).w.dtype == torch.float64
     assert LinearLIF(5, 4, neuron=PLIF(), dtype=torch.bfloat16).w.dtype == torch.float32
     for module in (LinearLIF, Spiking):
         sizes = (5, 4) if module is LinearLIF else ()
-        with pytest.raises(ValueError, match="learn has 'taus'; LIF allows: tau, v_threshold$"):
+        with pytest.raises(ValueError, match=r"learn has 'taus'; LIF allows: tau, v_threshold$"):
             module(*sizes, neuron=LIF(), learn=("taus",))
 
 
