@@ -80,20 +80,6 @@ def test_current_error_is_bounded_by_twice_torch_with_a_floor_of_a_few_ulp() -> 
     assert contract.current_error(exact * (1 + 6e-7), exact, exact * (1 + 4e-7)).ok
 
 
-def test_current_error_allows_what_the_gpus_own_library_does() -> None:
-    """One chain of additions over 4096 dense inputs, as a GPU's library makes, is further off than blocks of them."""
-    generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(18, 4096, generator=generator) + 1, torch.randn(4096, 16, generator=generator) + 1
-    exact, chain = x.double() @ weight.double(), torch.zeros(18, 16)
-    for k in range(4096):
-        chain = (chain.double() + x[:, k : k + 1].double() * weight[k].double()).float()
-    assert not contract.current_error(chain, exact, x @ weight).ok
-    assert contract.current_error(chain, exact, x @ weight, chain).ok
-    # bf16's planes without the last, and tf32, are still seen.
-    rounded = x.bfloat16().double() + (x - x.bfloat16()).bfloat16().double()
-    assert not contract.current_error(rounded @ weight.bfloat16().double(), exact, x @ weight, chain).ok
-
-
 def test_losses_agree_within_the_bound() -> None:
     losses = torch.tensor([0.1, 0.09])
     assert contract.loss_error(losses, losses + 2e-5).ok
@@ -194,7 +180,7 @@ def test_bounds_of_a_step_by_hand() -> None:
 @pytest.mark.parametrize("tau", [2.0, 3.7])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_fp32_stays_within_the_bounds(options: dict, tau: float) -> None:
-    """At the threshold these are at most those of 4 eps of the potential a step: loose bounds hold nothing."""
+    """And at the threshold these are at most those of 4 eps of the potential a step."""
     current, v, *_ = case(60, 3, 31)
     neuron = LIF(tau=tau, **options)
     spikes, (last,) = reference.scan(current, neuron, (v,))

@@ -1,13 +1,13 @@
-"""The small language of steps: the same bits in every language, derived gradients, and what it refuses."""
+"""The small language of steps: the same bits in every language, and derived gradients.
 
-import inspect
+What it refuses: ``test_refused_steps.py``.
+"""
+
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 from neuron_cases import BACKENDS, device_of, leaves, replayed_gradients
@@ -17,7 +17,6 @@ from fastsnn import LIF, PLIF, Neuron
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.neurons import (
     SURROGATES,
-    StepError,
     absolute,
     detach,
     exp,
@@ -262,194 +261,6 @@ def test_numbers_and_parameters_leave_the_precision_as_it_is(dtype: torch.dtype)
     assert set(constant.tolist()) <= set(torch.tensor([0.3, 0.7], dtype=dtype).tolist())
 
 
-BAD_STEPS: dict[str, tuple[Callable[..., Any], str]] = {}
-
-
-def refused(said: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds a step that must be refused, at the line that ends in ``# here``."""
-
-    def add(step: Callable[..., Any]) -> Callable[..., Any]:
-        BAD_STEPS[step.__name__] = (step, said)
-        return step
-
-    return add
-
-
-@refused("decides by a value that is known only when the neuron runs; write where(condition, a, b)")
-def an_if(self, x, v):  # type: ignore[no-untyped-def]
-    if v > self.tau:  # here
-        v = v * 0.5
-    return v, v
-
-
-@refused("decides by a value that is known only when the neuron runs")
-def an_and(self, x, v):  # type: ignore[no-untyped-def]
-    return where(x > 0 and v > 0, x, v), v  # here
-
-
-@refused("decides by a value that is known only when the neuron runs")
-def a_chain(self, x, v):  # type: ignore[no-untyped-def]
-    return where(0 < v < 1, x, v), v  # here
-
-
-@refused("decides by a value that is known only when the neuron runs")
-def an_if_of_a_parameter(self, x, v):  # type: ignore[no-untyped-def]
-    return (x if self.tau > 2 else v), v  # here
-
-
-@refused("decides by a value that is known only when the neuron runs")
-def pythons_max(self, x, v):  # type: ignore[no-untyped-def]
-    return max(x, 0.0), v  # here
-
-
-@refused("uses ==; write two comparisons")
-def an_equality(self, x, v):  # type: ignore[no-untyped-def]
-    return where(v == 0.0, x, v), v  # here
-
-
-@refused("uses !=; write two comparisons")
-def an_inequality(self, x, v):  # type: ignore[no-untyped-def]
-    return x if v != 0.0 else v, v  # here
-
-
-@refused("calls torch's exp")
-def a_torch_function(self, x, v):  # type: ignore[no-untyped-def]
-    h = v + x
-    return torch.exp(h), v  # here
-
-
-@refused("calls torch's where")
-def torchs_where(self, x, v):  # type: ignore[no-untyped-def]
-    return torch.where(x > 0, x, v), v  # here
-
-
-@refused("mixes a value of the neuron with Tensor")
-def a_tensor(self, x, v):  # type: ignore[no-untyped-def]
-    return x + torch.ones(3), v  # here
-
-
-@refused("calls numpy's maximum")
-def a_numpy_function(self, x, v):  # type: ignore[no-untyped-def]
-    return np.maximum(x, 0.0), v  # here
-
-
-@refused("calls numpy's multiply")
-def a_numpy_number(self, x, v):  # type: ignore[no-untyped-def]
-    return np.float32(0.5) * x, v  # here
-
-
-@refused("makes a Python number of a value that is known only when the neuron runs")
-def pythons_exp(self, x, v):  # type: ignore[no-untyped-def]
-    return math.exp(x), v  # here
-
-
-@refused("makes a Python number of a value")
-def an_int(self, x, v):  # type: ignore[no-untyped-def]
-    return x * int(v), v  # here
-
-
-@refused("uses **; write a product")
-def a_power(self, x, v):  # type: ignore[no-untyped-def]
-    return x**2, v  # here
-
-
-@refused("uses **; write a product")
-def a_power_of_a_number(self, x, v):  # type: ignore[no-untyped-def]
-    return 2.0**x, v  # here
-
-
-@refused("uses %")
-def a_remainder(self, x, v):  # type: ignore[no-untyped-def]
-    return x % 2.0, v  # here
-
-
-@refused("uses //")
-def a_floor(self, x, v):  # type: ignore[no-untyped-def]
-    return x // 2.0, v  # here
-
-
-@refused("uses @")
-def a_matrix(self, x, v):  # type: ignore[no-untyped-def]
-    return x @ v, v  # here
-
-
-@refused("computes with a condition; write where(condition, 1.0, 0.0)")
-def arithmetic_of_a_condition(self, x, v):  # type: ignore[no-untyped-def]
-    return x * (v > 1), v  # here
-
-
-@refused("asks where() for something that is no comparison")
-def a_where_of_a_number(self, x, v):  # type: ignore[no-untyped-def]
-    return where(x, v, 0.0), v  # here
-
-
-@refused("computes with a condition; write where(condition, 1.0, 0.0)")
-def a_spike_of_a_condition(self, x, v):  # type: ignore[no-untyped-def]
-    return self.spike(v > 1), v  # here
-
-
-@refused("mixes a value of the neuron with str")
-def a_text(self, x, v):  # type: ignore[no-untyped-def]
-    return x + "1", v  # here
-
-
-@refused("mixes a value of the neuron with bool")
-def a_bool(self, x, v):  # type: ignore[no-untyped-def]
-    return x * True, v  # here
-
-
-@refused("loops over one neuron's value")
-def a_loop_over_a_value(self, x, v):  # type: ignore[no-untyped-def]
-    return sum(part for part in x), v  # here
-
-
-@refused("makes more than 2000 operations, as a loop without an end does")
-def an_endless_loop(self, x, v):  # type: ignore[no-untyped-def]
-    while True:
-        v = v * 0.5 + x  # here
-
-
-@refused("makes more than 2000 operations, as a loop without an end does")
-def an_endless_loop_of_the_same(self, x, v):  # type: ignore[no-untyped-def]
-    while True:
-        x = x * 1.0  # here
-
-
-@refused("returns 1 value; allowed: 2 (output, v)")  # here
-def too_few_results(self, x, v):  # type: ignore[no-untyped-def]
-    return v
-
-
-@refused("returns 3 values; allowed: 2 (output, v)")  # here
-def too_many_results(self, x, v):  # type: ignore[no-untyped-def]
-    return v, v, x
-
-
-@refused("returns NoneType; allowed: values of the step, and numbers")  # here
-def nothing(self, x, v):  # type: ignore[no-untyped-def]
-    return v, None
-
-
-@refused("returns a condition; allowed: where(condition, 1.0, 0.0)")  # here
-def a_condition(self, x, v):  # type: ignore[no-untyped-def]
-    return v > 1, v
-
-
-@pytest.mark.parametrize("name", BAD_STEPS)
-def test_a_step_that_cannot_be_compiled_names_file_line_and_what_is_allowed(name: str) -> None:
-    step, said = BAD_STEPS[name]
-    lines, first = inspect.getsourcelines(step)
-    place = next(first + i for i, line in enumerate(lines) if line.endswith("# here\n"))
-    kind = dataclass(frozen=True)(type("Bad", (Neuron,), {"tau": 2.0, "__annotations__": {"tau": float}, "step": step}))
-    with pytest.raises(StepError) as caught:
-        compile_neuron(kind())
-    message = str(caught.value)
-    assert message.startswith(f"{__file__}, line {place}"), message
-    assert said in message
-    assert "allowed: " in message
-    assert "\n" not in message
-
-
 def test_a_loop_that_ends_is_unrolled() -> None:
     @dataclass(frozen=True)
     class Looping(Neuron):
@@ -465,15 +276,6 @@ def test_a_loop_that_ends_is_unrolled() -> None:
         spikes, final = scan(current.to(device_of("triton")), Looping(steps), None, {}, "triton")
         expected, last = reference.scan(current, Looping(steps))
         contract.require(contract.same_bits("spikes", spikes, expected), contract.same_bits("v", final[0], last[0]))
-
-
-def test_a_neuron_without_a_step_says_what_to_define() -> None:
-    @dataclass(frozen=True)
-    class Empty(Neuron):
-        states: ClassVar[tuple[str, ...]] = ("v", "a")
-
-    with pytest.raises(NotImplementedError, match=re.escape("Empty has no step; define step(self, x, v, a)")):
-        compile_neuron(Empty())
 
 
 def test_backward_keeps_the_fewest_numbers() -> None:

@@ -1,19 +1,24 @@
-"""One step in every language, piece by piece against the reference: surrogates, charge, reset, slopes of backward."""
+"""One step in every language, piece by piece against the reference: surrogates, charge, reset, slopes of backward; and
+that a surrogate is one row of a table.
+"""
 
+import importlib.util
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
-from neuron_cases import BACKENDS, device_of, gradients, kept_potentials, leaves, run_op
+from neuron_cases import BACKENDS, case, check_neuron, device_of, gradients, kept_potentials, leaves, run_op
 from torch import Tensor
 
-from fastsnn import LIF, Neuron
+from fastsnn import LIF, Neuron, backends
 from fastsnn.kernels import contract, reference
-from fastsnn.kernels.neurons import SURROGATES
+from fastsnn.kernels.neurons import SURROGATES, Surrogate, absolute, exp
 from fastsnn.kernels.neurons.language import precision
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.scan import scan
+from fastsnn.verify import CHECKS, Target
 
 TAUS = (1.5, 2.0, 3.7, 4.0, 1024.0)
 
@@ -128,3 +133,43 @@ def test_a_learnt_tau_divides_whatever_it_is(backend: str) -> None:
     expected, last = reference.scan(current, LIF(), tuple(v), {"tau": tau.cpu()})
     contract.require(contract.same_bits("spikes", spikes, expected), contract.same_bits("v", final[0], last[0]))
     assert gradients([spikes], [tau], torch.ones_like(spikes))[0].abs().min() > 0
+
+
+EXPONENTIAL = Surrogate(
+    "exponential",
+    lambda x, alpha: alpha / 2 * exp(-absolute(x * alpha)),
+    lambda x, alpha: torch.where(x < 0, (alpha * x).exp() / 2, 1 - (-alpha * x).exp() / 2),
+    3.0,
+)
+"""A row of the table of surrogates that isn't there."""
+
+
+@pytest.mark.parametrize("backend", ["torch", *BACKENDS])
+def test_a_surrogate_is_one_row(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Added to the table, neurons take it and every backend computes it."""
+    with pytest.raises(ValueError, match="surrogate is 'exponential'; allowed: atan, "):
+        LIF(surrogate="exponential")
+    monkeypatch.setitem(SURROGATES, EXPONENTIAL.name, EXPONENTIAL)
+    assert LIF(surrogate="exponential").alpha == 3.0
+    current, v, *_ = case(11, 3, 29)
+    found = check_neuron(backend, LIF(surrogate="exponential"), current, {"v": v})
+    other = check_neuron(backend, LIF(surrogate="atan"), current, {"v": v})
+    assert not torch.equal(found["current"], other["current"])
+
+
+def test_lists_derive_from_the_table_of_surrogates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row more, and verify has cases of it, which pass."""
+    monkeypatch.setitem(SURROGATES, EXPONENTIAL.name, EXPONENTIAL)
+    spec = importlib.util.find_spec("fastsnn.verify.cases")
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, again)  # dataclasses look themselves up there
+    spec.loader.exec_module(again)
+    cases = [case for case in again.GRID if "exponential" in case.name or case.neuron.surrogate == "exponential"]
+    assert {"lif", "threshold", "linear", "rate-step"} <= {case.group for case in cases}
+    for backend in ("torch", "triton"):
+        target = Target(backends.load(backend), device_of(backend), "cpu" if backend == "torch" else "interpreter")
+        chosen = {case.group: case for case in cases if case.group in ("lif", "threshold", "linear")}
+        for each in chosen.values():
+            contract.require(*CHECKS[each.group](each, target))

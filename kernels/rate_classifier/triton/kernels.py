@@ -120,7 +120,8 @@ def _walk(
     """The neurons over rows of currents [steps, BLOCK_N], of which ``left`` count.
 
     Writes what is kept of each step, [BLOCK_N, BLOCK_T], the last step first; returns the last state and the numbers
-    of spikes [BLOCK_N]. The next rows are loaded before the present ones are used, since a load can't be moved over a store.
+    of spikes [BLOCK_N]. The next rows are loaded before the present ones are used, since a load can't be moved over
+    a store.
     """
     offs_n = tl.arange(0, BLOCK_N)
     spikes = tl.zeros((BLOCK_N,), tl.float32)
