@@ -150,9 +150,7 @@ def test_neurons_against_float64(name: str, diagonal: bool, backend: str) -> Non
 
 
 @every
-@pytest.mark.parametrize(
-    "shape", [(1, 3, 5, 17), (5, 1, 3, 1), (4, 9, 33, 48), (3, 17, 1, 67), (37, 2, 7, 5)], ids=str
-)
+@pytest.mark.parametrize("shape", [(1, 3, 5, 17), (5, 1, 3, 1), (4, 9, 33, 48), (3, 17, 1, 67), (37, 2, 7, 5)], ids=str)
 def test_shapes(shape: tuple[int, int, int, int], backend: str) -> None:
     check(backend, layer(*shape, LIF(tau=3.0)), LIF(tau=3.0))
 
@@ -234,11 +232,11 @@ def test_packed_spikes_in_and_out(backend: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("name", ["lif", "se-adlif", "li"])
+@pytest.mark.parametrize("name", ["lif", "se-adlif", "mine"])
 def test_a_cut_sequence_is_the_whole(name: str, backend: str) -> None:
     """States and the last output carry over, with their gradients."""
     neuron, learn = NEURONS[name]
-    values = layer(11, 3, 7, 17, neuron, learn=learn)
+    values = layer(11, 3, 7, 17, neuron, dyadic=True, learn=learn)  # a product of other sizes is rounded in another way
     output, state, grads = run(backend, values, neuron)
     device = device_of(backend)
     given = dict(zip(values, leaves(*(value.to(device) for value in values.values())), strict=True))

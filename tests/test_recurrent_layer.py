@@ -55,8 +55,7 @@ def spikingjelly_layer(x: Tensor, weight: Tensor, back: Tensor, bias: Tensor, op
 
     (N, K), lif = weight.shape, neurons.LIFNode(surrogate_function=surrogate.ATan(), step_mode="s", **options)
     container = layers.LinearRecurrentContainer(lif, K, N, step_mode="m")
-    container.rc = lambda joined: nn.functional.linear(joined, torch.cat([weight, back], 1), bias)
-    return container(x)
+    return torch.func.functional_call(container, {"rc.weight": torch.cat([weight, back], 1), "rc.bias": bias}, (x,))
 
 
 def snntorch_layer(x: Tensor, weight: Tensor, back: Tensor, bias: Tensor) -> Tensor:
@@ -65,11 +64,10 @@ def snntorch_layer(x: Tensor, weight: Tensor, back: Tensor, bias: Tensor) -> Ten
     from snntorch import surrogate
 
     leaky = snntorch.RLeaky(0.75, linear_features=len(weight), reset_delay=False, spike_grad=surrogate.atan(alpha=2.0))
-    leaky.recurrent = lambda spikes: nn.functional.linear(spikes, back, bias)
     spikes, mem = leaky.reset_mem()
-    outputs = []
+    outputs, given = [], {"recurrent.weight": back, "recurrent.bias": bias}
     for current in nn.functional.linear(x, weight):
-        spikes, mem = leaky(current, spikes, mem)
+        spikes, mem = torch.func.functional_call(leaky, given, (current, spikes, mem))
         outputs.append(spikes)
     return torch.stack(outputs)
 

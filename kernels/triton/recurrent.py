@@ -1,0 +1,168 @@
+"""A recurrent layer in Triton: the product with W, the time loop of ``recurrent_kernels.py``, products of gradients.
+
+V is taken as exact planes of bf16 on tensor cores from sm_80 on, and in fp32 below. The gradients of W, V, x and b are
+products of the currents' gradient over all T. Sums have a fixed order.
+
+Operation: ``kernels/recurrent.py``. Twin: ``kernels/numba/recurrent.py``. Tests: ``tests/test_recurrent.py``.
+Benchmark: ``bench/bench_recurrent.py``.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsnn.kernels.neurons.program import CompiledNeuron
+from fastsnn.kernels.triton import device_guard, planes, triton
+from fastsnn.kernels.triton.linear import full_precision, input_gradient, operand, weight_gradient
+from fastsnn.kernels.triton.program import device_function
+from fastsnn.kernels.triton.recurrent_kernels import recurrent_backward_kernel, recurrent_forward_kernel
+from fastsnn.kernels.triton.scan import constants
+
+MAX_NEURONS = 1024
+"""Neurons of a layer, at most: all of V is read at each step by each program, from the second-level cache."""
+SAMPLES = 16
+"""Samples of a program: the rows of the smallest tile of tensor cores."""
+
+
+def recurrent_forward(
+    neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor,
+    state: Tensor | None, initial: Tensor | None, parameters: dict[str, Tensor], T: int,
+    output: Tensor, final: Tensor, kept: Tensor | None,
+) -> None:  # fmt: skip
+    """Fill ``output`` [T, B, N] (int32 words if packed), ``final`` [S, B, N] and ``kept`` [K, T, B, N].
+
+    Raises ValueError for more than :data:`MAX_NEURONS` neurons.
+    """
+    _, B, N = final.shape
+    if recurrent_weight.dim() == 2 and N > MAX_NEURONS:
+        raise ValueError(f"backend triton cannot compute this: {too_many(N)}; use --backend torch")
+    kept = kept if neuron.kept else None
+    current = _currents(operand(x, T), weight, bias, kept, output)
+    for k, rest in enumerate(neuron.neuron.rest()):
+        final[k].copy_(state[k]) if state is not None else final[k].fill_(rest)
+    # Spikes are exact in bf16, the dtype that tensor cores take.
+    exact = neuron.neuron.spikes and initial is None
+    halved = exact and planes.arithmetic(final.device, torch.float32)["PLANES"] == 3
+    ring = final.new_zeros((2, B, N), dtype=torch.bfloat16 if halved else torch.float32)
+    if initial is not None:
+        ring[1].copy_(initial)
+    scalars, rows = constants(neuron, parameters, final[0])
+    right, options = _prepared(recurrent_weight)
+    with device_guard(final):
+        recurrent_forward_kernel[_grid(B, N, options)](
+            current, right, ring, final, final if kept is None else kept, output, rows,
+            T, B, N, right.stride(-2) if right.dim() > 1 else N, right.stride(0), scalars,
+            STEP=device_function(neuron.forward), STATES=neuron.states, KEPT=0 if kept is None else neuron.kept,
+            ROWS_LEARNT=neuron.forward.rows, PACK=output.dtype == torch.int32,
+            LEFT_EXACT=exact or options["PLANES"] == 1, **options,
+        )  # fmt: skip
+
+
+def recurrent_backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor, output: Tensor,
+    x: Tensor, weight: Tensor, recurrent_weight: Tensor, state: Tensor | None, initial: Tensor | None,
+    parameters: dict[str, Tensor], grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None,
+    grad_recurrent: Tensor, grad_state: Tensor, grad_initial: Tensor, grad_rows: Tensor,
+) -> None:  # fmt: skip
+    """Fill the gradients that are asked for, and those of V, of the first state and output, and of the rows."""
+    T, (_, B, N) = kept.shape[1], grad_state.shape
+    right, options = _prepared(recurrent_weight)
+    shape = (T + 1, B, N)
+    grad = kept.new_empty((3, *shape), dtype=torch.bfloat16) if options["PLANES"] == 3 else kept.new_empty(shape)
+    grad[..., T, :, :].zero_()
+    grad_state.zero_() if grad_final is None else grad_state.copy_(grad_final)
+    grad_rows.zero_()
+    total = None if grad_bias is None else kept.new_zeros((B, N))
+    upstream = kept.new_zeros(()).expand(T, B, N) if grad_output is None else grad_output
+    scalars, rows = constants(neuron, parameters, grad_state[0], backward=True)
+    with device_guard(kept):
+        recurrent_backward_kernel[_grid(B, N, options)](
+            upstream, kept, right, rows, grad, grad_state, grad_rows, grad_state if total is None else total,
+            T, B, N, right.stride(-2) if right.dim() > 1 else N, right.stride(0), (T + 1) * B * N, *upstream.stride(),
+            scalars, STEP=device_function(neuron.backward), STATES=neuron.states, KEPT=neuron.kept,
+            ROWS_LEARNT=neuron.backward.rows, LEARNT=len(neuron.learnt_constants), SUM=int(total is not None),
+            LEFT_EXACT=options["PLANES"] == 1, **options,
+        )  # fmt: skip
+    grad = grad[..., :T, :, :]
+    _recurrent_gradients(grad, _previous(neuron, output, initial, T), recurrent_weight, grad_recurrent, grad_initial)
+    inexact = grad if grad.dim() == 4 else grad.to(weight.dtype)
+    if grad_x is not None:
+        input_gradient(inexact, weight.contiguous(), grad_x)
+    if grad_weight is not None:
+        weight_gradient(inexact, operand(x, T), grad_weight)
+    if grad_bias is not None and total is not None:
+        grad_bias.copy_(total.sum(0))
+
+
+def too_many(N: int) -> str:
+    """Why a layer of N neurons is refused."""
+    return f"a recurrent layer of {N} neurons; its kernels take at most {MAX_NEURONS}"
+
+
+def _currents(x: Tensor, weight: Tensor, bias: Tensor | None, kept: Tensor | None, output: Tensor) -> Tensor:
+    """``x @ W.T + b`` as fp32 [T, B, N], in the memory of what is kept or of an fp32 output if it is free."""
+    T, B, K = x.shape
+    N, rows = len(weight), x.view(T * B, K)
+    if kept is not None:
+        current = kept[0]
+    elif output.dtype == torch.float32:
+        current = output
+    else:
+        current = torch.empty(T, B, N, dtype=torch.float32, device=x.device)
+    flat = current.view(T * B, N)
+    if planes.arithmetic(x.device, weight.dtype)["PLANES"] == 3:
+        planes.matmul(rows, planes.split(weight.t().contiguous()), flat)
+    else:
+        with full_precision(x.device):
+            flat.copy_(rows.to(weight.dtype) @ weight.t())
+    return current if bias is None else current.add_(bias.float())
+
+
+def _prepared(recurrent_weight: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """V as the kernels take it, and their constants: planes [3, N, width], fp32 [N, N], or the diagonal [N]."""
+    back = recurrent_weight.detach().float().contiguous()
+    arithmetic, N = planes.arithmetic(back.device, torch.float32), len(back)
+    diagonal = back.dim() == 1
+    block_n = min(128 if arithmetic["PLANES"] == 3 else 64, max(triton.next_power_of_2(N), 16))
+    launch = {
+        "DIAGONAL": diagonal, "SAMPLES": SAMPLES, "BLOCK_N": block_n,
+        "BLOCK_K": 32 if arithmetic["PLANES"] == 3 else 16,
+        "num_warps": 8 if block_n >= 64 else 4, "num_stages": 3 if arithmetic["PLANES"] == 3 else 2,
+        "maxnreg": 255, "enable_fp_fusion": False,
+    }  # fmt: skip
+    split = planes.split(back) if arithmetic["PLANES"] == 3 and not diagonal else back
+    return split, arithmetic | launch
+
+
+def _grid(B: int, N: int, options: dict[str, Any]) -> tuple[int, int]:
+    """Programs over samples, and over neurons if none of them meet."""
+    return triton.cdiv(B, SAMPLES), triton.cdiv(N, options["BLOCK_N"]) if options["DIAGONAL"] else 1
+
+
+def _previous(neuron: CompiledNeuron, output: Tensor, initial: Tensor | None, T: int) -> Tensor:
+    """The outputs that came back [T, B, N]: a byte each, if they are spikes."""
+    output = operand(output, T)
+    output = output.to(torch.uint8) if neuron.neuron.spikes and initial is None else output.float()
+    previous = torch.zeros_like(output)
+    previous[1:] = output[:-1]
+    if initial is not None:
+        previous[0] = initial
+    return previous
+
+
+def _recurrent_gradients(
+    grad: Tensor, previous: Tensor, recurrent_weight: Tensor, grad_recurrent: Tensor, grad_initial: Tensor
+) -> None:
+    """Fill dV and the gradient of the output before the first step, from the currents' gradient or its planes."""
+    if recurrent_weight.dim() == 1:
+        dense = grad.float().sum(0) if grad.dim() == 4 else grad  # planes add up exactly
+        grad_recurrent.copy_((dense * previous).sum((0, 1), dtype=torch.float64))
+        torch.mul(dense[0], recurrent_weight.float(), out=grad_initial)
+        return
+    back = recurrent_weight.detach().float().contiguous()
+    of_weight = grad_recurrent if grad_recurrent.dtype == torch.float32 else torch.empty_like(back)
+    weight_gradient(grad, previous, of_weight)
+    if of_weight is not grad_recurrent:
+        grad_recurrent.copy_(of_weight)
+    input_gradient(grad[..., :1, :, :], back, grad_initial[None])
