@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from fastsnn.kernels.numba import spike_products
 from fastsnn.kernels.numba.spike_products import choice
 from fastsnn.kernels.numba.spike_products.layout import shape_of
 from fastsnn.kernels.packed import PackedSpikes
-from fastsnn.training import cores
+from fastsnn.training.machine import cores
 
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5)
 ROUNDS = 7
@@ -87,10 +88,8 @@ def measure(layer: Layer, density: float, threads: int) -> Line:
     ways: tuple[tuple[spike_products.Way, Tensor | PackedSpikes], ...]
     ways = (("dense", x), ("tables", packed), ("lists", packed))
     for way, operand in ways:
-        works[f"currents {way}"] = lambda x=operand, way=way: spike_products.currents(x, weight, bias, out, way)
-        works[f"gradient {way}"] = lambda x=operand, way=way: spike_products.weight_gradient(
-            x, grad, weight_grad, way=way
-        )
+        works[f"currents {way}"] = partial(spike_products.currents, operand, weight, bias, out, way)
+        works[f"gradient {way}"] = partial(spike_products.weight_gradient, operand, grad, weight_grad, way=way)
     with ours.threads(threads):
         times = _alternate(works, time.thread_time if threads == 1 else time.perf_counter)
     shape = shape_of(layer.T, layer.B, layer.K, layer.N)

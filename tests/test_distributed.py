@@ -116,9 +116,7 @@ class Made:
         return self
 
 
-def test_a_step_makes_one_all_reduce_and_no_host_waits(
-    reduced: list[Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_makes_one_all_reduce_and_no_host_waits(reduced: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     # Labels are looked at on the CPU only.
     monkeypatch.setattr("fastsnn.training.readouts.check_labels", lambda output, labels: None)
     x = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)).round()
