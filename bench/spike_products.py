@@ -18,8 +18,6 @@ from torch import Tensor
 from bench import machine, ours
 from bench.results import FOLDER
 from fastsnn.kernels.numba import spike_products
-from fastsnn.kernels.numba.spike_products import choice
-from fastsnn.kernels.numba.spike_products.layout import shape_of
 from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.training.machine import cores
 
@@ -64,9 +62,6 @@ class Line(NamedTuple):
     gradient: dict[str, float]
     pack: float
     """Packing float32 spikes, which every way but dense needs unless they come packed."""
-    currents_way: str
-    """What ``choice.py`` chooses."""
-    gradient_way: str
 
 
 def spikes(layer: Layer, density: float) -> Tensor:
@@ -86,19 +81,20 @@ def measure(layer: Layer, density: float, threads: int) -> Line:
     weight_grad = torch.empty(layer.N, layer.K)
     works: dict[str, Callable[[], object]] = {"pack": lambda: spike_products.pack(x)}
     ways: tuple[tuple[spike_products.Way, Tensor | PackedSpikes], ...]
-    ways = (("dense", x), ("tables", packed), ("lists", packed))
+    ways = (("dense", x), ("tables", packed), ("lists", packed), ("auto", packed))
     for way, operand in ways:
         works[f"currents {way}"] = partial(spike_products.currents, operand, weight, bias, out, way)
+<<<<<<< HEAD
         works[f"gradient {way}"] = partial(spike_products.weight_gradient, operand, grad, weight_grad, way=way)
+=======
+        works[f"gradient {way}"] = partial(spike_products.weight_gradient, operand, grad, weight_grad, None, way)
+>>>>>>> sparse
     with ours.threads(threads):
         times = _alternate(works, time.thread_time if threads == 1 else time.perf_counter)
-    shape = shape_of(layer.T, layer.B, layer.K, layer.N)
-    shares = [choice.threshold("auto", shape, forward) for forward in (True, False)]
-    chosen = ["dense" if share is None else "lists" if density < share else "tables" for share in shares]
     forward, backward = (
-        {way: times[f"{what} {way}"] for way in ("dense", "tables", "lists")} for what in ("currents", "gradient")
+        {way: times[f"{what} {way}"] for way in spike_products.WAYS} for what in ("currents", "gradient")
     )
-    return Line(layer, density, threads, forward, backward, times["pack"], *chosen)
+    return Line(layer, density, threads, forward, backward, times["pack"])
 
 
 def _alternate(works: dict[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, float]:
@@ -119,29 +115,28 @@ def _alternate(works: dict[str, Callable[[], object]], clock: Callable[[], float
     return {name: round(statistics.median(values), 4) for name, values in times.items()}
 
 
+def save(lines: list[Line]) -> None:
+    """Write the table of this machine to the results folder."""
+    about = machine.describe(torch.device("cpu"), quick=False)
+    table = [line._asdict() | {"layer": line.layer._asdict()} for line in lines]
+    path = FOLDER / "spike-products" / f"{machine.slug(about['device'])}.json"
+    path.parent.mkdir(exist_ok=True)
+    results = {"machine": about, "environment": machine.environment(), "lines": table}
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(path)
+
+
 def main() -> None:
-    device = torch.device("cpu")
-    about = machine.describe(device, quick=False)
     lines = []
-    print("currents, then gradient, ms: dense tables lists, chosen")
+    print("currents, then gradient, ms: auto tables lists dense")
     for threads in sorted({1, cores()}):
         for layer in LAYERS:
             for density in DENSITIES:
                 line = measure(layer, density, threads)
-                lines.append(line._asdict() | {"layer": layer._asdict()})
+                lines.append(line)
                 columns = [f"{ms:9.3f}" for what in (line.currents, line.gradient) for ms in what.values()]
-                print(
-                    f"{layer.name:28} {density:5} {threads} threads",
-                    *columns,
-                    line.currents_way,
-                    line.gradient_way,
-                    flush=True,
-                )
-    results = {"machine": about, "environment": machine.environment(), "lines": lines}
-    path = FOLDER / "spike-products" / f"{machine.slug(about['device'])}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(path)
+                print(f"{layer.name:28} {density:5} {threads} threads", *columns, flush=True)
+    save(lines)
 
 
 if __name__ == "__main__":

@@ -84,10 +84,9 @@ def _tests(kernel: str, entry: dict[str, list[str]]) -> tuple[str, ...]:
 
 
 def copy_repository(folder: Path) -> None:
-    """The packages and tests; kernels/ goes where an installed package has it, so that no other copy is imported."""
+    """The packages and tests; a copy of kernels/ takes the place of the link, as in an installed package."""
     skip = shutil.ignore_patterns("__pycache__", ".*")
     shutil.copytree(ROOT / "fastsnn", folder / "fastsnn", ignore=skip)
-    shutil.copytree(ROOT / "kernels", folder / "fastsnn" / "kernels", ignore=skip)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=skip)
     shutil.copy(ROOT / "setup.cfg", folder)
 

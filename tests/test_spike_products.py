@@ -240,17 +240,23 @@ def test_errors_name_what_was_given(change: dict[str, Any], message: str) -> Non
         spike_products.currents(**arguments)
 
 
-def test_the_table_decides_by_shape_and_density() -> None:
-    """Few rows: dense. Lists are taken up to a higher density for short samples and for more neurons."""
-    few, narrow, long, short = (
-        layout.shape_of(T, B, 784, N) for T, B, N in ((1, 1, 800), (500, 16, 10), (500, 16, 800), (40, 16, 800))
-    )
-    for forward in (True, False):
-        assert choice.threshold("auto", few, forward) is None
-        shares = [choice.threshold("auto", shape, forward) for shape in (narrow, long, short)]
-        assert 0 < shares[0] < shares[1] < shares[2] < 0.5  # type: ignore[operator]
-        assert choice.threshold("dense", long, forward) is None
-        assert choice.threshold("tables", few, forward) == -1.0
+def taken(T: int, N: int, density: float, forward: bool, K: int = 784) -> str:
+    """The way that a sample takes."""
+    x, shape = spikes(T, 1, K, density), layout.shape_of(T, 1, K, N)
+    share, words = choice.list_share("auto", shape), spike_products.pack(x)
+    if share is None:
+        return "dense"
+    product = kernels.product(shape, share, 1, words, np.empty((N, K), np.float32) if forward else None)
+    product.spikes.counts[:, 0] = int(x.any(0).sum()), int(x.sum())
+    return "lists" if kernels.use_lists.py_func(product, 0) else "tables"
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_shape_and_density_decide(forward: bool) -> None:
+    """Few rows: dense. Lists for rare spikes, up to a higher density the more neurons there are."""
+    assert taken(4, 800, 0.01, forward) == "dense"
+    assert [taken(100, 800, density, forward) for density in (0.01, 0.05, 0.2, 1.0)] == ["lists"] * 2 + ["tables"] * 2
+    assert [taken(500, 10, density, forward) for density in (0.0005, 0.05)] == ["lists", "tables"]
 
 
 def test_groups_of_short_samples_fill_their_words() -> None:
@@ -293,7 +299,7 @@ def test_another_kernel_runs_on_the_currents_of_a_block(T: int, B: int, way: spi
     x, weight, bias = spikes(T, B, K, 0.3), torch.randn(N, K) / 4, torch.rand(N)
     shape, words = layout.shape_of(T, B, K, N), spike_products.pack(x)
     assert words is not None
-    share = choice.threshold(way, shape, forward=True)
+    share = choice.list_share(way, shape)
     product = kernels.product(shape, share, 2, words.numpy(), weight.numpy(), bias.numpy())
     found = torch.zeros(T, B, N, dtype=torch.bool)
     spread(fire, 2, product, found.numpy(), arrived=product.arrived)

@@ -17,6 +17,7 @@ t of the group's sample i is row ``layout.first_row(shape, i) + t``. ``prepare``
 ``meet(product.arrived, workers, 3)`` is theirs.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ from fastsnn.kernels.numba.bits import (
     zero,
     zeros_like,
 )
+from fastsnn.kernels.numba.spike_products.choice import ALWAYS, BEGIN, BUILD, NEVER
 from fastsnn.kernels.numba.spike_products.layout import (
     Shape,
     Spikes,
@@ -63,7 +65,7 @@ class Product(NamedTuple):
 
     shape: Shape
     share: float
-    """Share of spikes in a group below which it takes lists."""
+    """Spikes per addition of the tables below which a group takes lists: see ``choice.py``."""
     words: Any
     """int32 [ceil(T/32), B, K]"""
     weight: Any
@@ -93,10 +95,12 @@ def product(shape: Shape, share: float, workers: int, words: Any, weight: Any = 
     panels = panels_for(shape.N)
     parts = 1 if forward else max(1, min(-(-PARTS // panels), shape.groups))
     chunk = max(1, min(CHUNK, CACHE // (4 * lanes * (shape.rows + shape.K)), panels))
+    most = shape.K * shape.filled
+    listed = most if share >= ALWAYS else math.ceil(max(0.0, share) * (shape.K + BUILD) * (shape.filled + BUILD))
     empty = np.empty(0, np.float32)
     return Product(
         shape, share, words, weight.reshape(-1) if forward else empty, empty if bias is None else bias, meeting(),
-        spikes_for(shape, share, forward), parts,
+        spikes_for(shape, min(listed, most), forward), parts,
         panels=aligned_empty((parts * panels * (shape.K + (not forward)) * lanes,), np.float32),
         tables=aligned_empty((workers, TABLE_SIZE // LANES * lanes), np.float32),
         blocks=aligned_empty((workers, chunk, shape.rows * lanes), np.float32),
@@ -135,9 +139,12 @@ def prepare(worker, workers, product, like):
 
 @jit
 def use_lists(product, group):
-    """Whether the group's spikes are added one by one: they are few among its rows and the inputs that spike at all."""
-    shape, counts = product.shape, product.spikes.counts
-    return counts[1, group] < product.share * (counts[0, group] * min(shape.T * shape.samples, shape.rows))
+    """Whether the group's spikes are added one by one: they are few beside what the tables would add."""
+    n, rows = product.spikes.counts[0, group], product.shape.filled
+    if product.share >= ALWAYS or product.share <= NEVER:
+        return product.share >= ALWAYS
+    tables = n * (rows + BUILD) if len(product.weight) > 0 else rows * (n + BUILD) - n * BEGIN
+    return product.spikes.counts[1, group] < product.share * tables
 
 
 @jit

@@ -5,7 +5,6 @@ Its rows are pairs (time step, sample), 64 to a word: row r is bit r % 64 of wor
 steps takes ceil(T/64) words for itself; of shorter ones a word holds ``per_word``, one after the other.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,16 +36,19 @@ class Shape(NamedTuple):
     groups: int
     rows: int
     """Rows of a group: all that its words have, or the time steps of one sample."""
+    filled: int
+    """Those that stand for a time step of a sample, in a full group"""
 
 
 def shape_of(T: int, B: int, K: int, N: int) -> Shape:
     """How B samples of T steps form groups."""
     if T > 32:
-        return Shape(T, B, K, N, per_word=1, words=-(-T // COLUMNS), samples=1, groups=B, rows=T)
+        return Shape(T, B, K, N, per_word=1, words=-(-T // COLUMNS), samples=1, groups=B, rows=T, filled=T)
     per_word = COLUMNS // T
     words = max(1, min(ROWS // COLUMNS, -(-B // per_word)))
+    samples = per_word * words
     return Shape(
-        T, B, K, N, per_word, words, per_word * words, groups=-(-B // (per_word * words)), rows=COLUMNS * words
+        T, B, K, N, per_word, words, samples, groups=-(-B // samples), rows=COLUMNS * words, filled=T * min(samples, B)
     )
 
 
@@ -69,17 +71,16 @@ class Spikes(NamedTuple):
     """int64 [64 words or more]: 0, 1, 2, ..."""
 
 
-def spikes_for(shape: Shape, share: float, forward: bool) -> Spikes:
-    """Memory for the groups' spikes, and for lists of groups in which a smaller share than this spikes."""
+def spikes_for(shape: Shape, listed: int, forward: bool) -> Spikes:
+    """Memory for the groups' spikes, of which at most ``listed`` in a group are listed."""
     rows, blocks = COLUMNS * shape.words, -(-shape.K // COLUMNS)
-    listable = shape.K * min(shape.T * shape.samples, shape.rows)  # spikes of a group
     return Spikes(
         counts=np.empty((2, shape.groups), np.int64),
         inputs=np.empty((shape.groups, shape.K), np.int32),
         by_input=aligned_empty((shape.groups, shape.words, shape.K), np.uint64),
         by_row=aligned_empty((shape.groups if forward else 0, blocks, rows), np.uint64),
         starts=np.empty((shape.groups, (rows if forward else shape.K) + 1), np.int64),
-        lists=np.empty(math.ceil(min(max(share, 0.0), 1.0) * shape.groups * listable), np.int32),
+        lists=np.empty(shape.groups * listed, np.int32),
         identity=np.arange(max(rows, COLUMNS)),
     )
 
