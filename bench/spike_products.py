@@ -84,11 +84,7 @@ def measure(layer: Layer, density: float, threads: int) -> Line:
     ways = (("dense", x), ("tables", packed), ("lists", packed), ("auto", packed))
     for way, operand in ways:
         works[f"currents {way}"] = partial(spike_products.currents, operand, weight, bias, out, way)
-<<<<<<< HEAD
         works[f"gradient {way}"] = partial(spike_products.weight_gradient, operand, grad, weight_grad, way=way)
-=======
-        works[f"gradient {way}"] = partial(spike_products.weight_gradient, operand, grad, weight_grad, None, way)
->>>>>>> sparse
     with ours.threads(threads):
         times = _alternate(works, time.thread_time if threads == 1 else time.perf_counter)
     forward, backward = (
