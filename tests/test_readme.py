@@ -26,13 +26,28 @@ def test_every_block_runs_or_says_what_it_needs() -> None:
         assert tag == "runs" or tag == "output" or tag.startswith(NOT_RUN), f"untagged block ({language}): {code}"
 
 
-@pytest.mark.parametrize(
-    "code", [code for tag, language, code in blocks("README.md") if (tag, language) == ("runs", "python")]
-)
-def test_python_blocks_run(code: str, tmp_path: Path) -> None:
+def python_blocks() -> list[tuple[str, str | None]]:
+    """Code, and what the block after it says that it prints."""
+    found = blocks("README.md")
+    following = [code if tag == "output" else None for tag, _, code in found[1:]] + [None]
+    return [
+        (code, output)
+        for (tag, language, code), output in zip(found, following, strict=True)
+        if (tag, language) == ("runs", "python")
+    ]
+
+
+@pytest.mark.parametrize(("code", "output"), python_blocks())
+def test_python_blocks_run(code: str, output: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "block.py"
     script.write_text(code, encoding="utf-8")
     runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert output is None or printed == output
+
+
+def test_a_block_says_what_it_prints() -> None:
+    assert any(output for _, output in python_blocks())
 
 
 def test_commands_run(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
