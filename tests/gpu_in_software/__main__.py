@@ -6,6 +6,7 @@ At the end the launches are listed, and with --log written as JSON.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", required=True, metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--log", type=Path, metavar="FILE")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="of fastsnn")
+    parser.add_argument("--command", help="the command of fastsnn in one string")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="command", help="of fastsnn")
     options = parser.parse_args()
     try:
         target = find_target(options.gpu)
@@ -27,7 +29,7 @@ def main() -> int:
     start(target)
     from fastsnn import cli
 
-    sys.argv = ["fastsnn", *options.command]
+    sys.argv = ["fastsnn", *shlex.split(options.command or ""), *options.words]
     code: object = 0
     try:
         cli.main()

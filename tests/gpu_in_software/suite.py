@@ -20,42 +20,46 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "gpu_in_software.md"
+OUTCOMES = ("passed", "skipped", "failed", "error")
 TARGETS = ("sm_61", "sm_80", "sm_89", "sm_90")
 FILES = (
-    "test_lif", "test_linear_lif", "test_linear_lif_modules", "test_planes", "test_packed", "test_rate_step",
-    "test_forced_kernels", "test_encoding", "test_layers", "test_spikingjelly_gpu",
+    "test_lif", "test_linear_lif", "test_linear_lif_modules", "test_scan", "test_linear", "test_recurrent",
+    "test_planes", "test_packed", "test_triton_philox", "test_rate_step", "test_forced_kernels", "test_layers",
+    "test_nn", "test_spikingjelly_gpu",
 )  # fmt: skip
-"""Of tests/: those whose kernels run on a GPU."""
+"""Of tests/: those whose kernels run on a GPU, as far as there are such files."""
 
 
 @dataclass(frozen=True)
 class Part:
     name: str
+    """A file of tests/, or "verify" with a backend."""
     command: tuple[str, ...]
-    """Arguments of python."""
+    """Arguments of python; with --log its launches go to a file."""
 
 
-def parts(target: str, cupy: bool) -> list[Part]:
+def parts(target: str, cupy: bool, quick: bool) -> list[Part]:
     """What runs on ``target``; with ``cupy`` also SpikingJelly's own kernels."""
-    files = [f"tests/{name}.py" for name in FILES if cupy or "spikingjelly" not in name]
-    tests = Part("tests", ("-m", "pytest", "-q", "--gpu", target, "-p", "no:cacheprovider", *files))
-    found = [tests]
+    found = []
+    for name in FILES:
+        if (ROOT / "tests" / f"{name}.py").exists() and (cupy or "spikingjelly" not in name):
+            test = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{name}.py", "--gpu", target, "--gpu-log")
+            found.append(Part(name, test))
     for backend in ("triton", "cupy") if cupy else ("triton",):
-        command = ("-m", "tests.gpu_in_software", "--gpu", target)
-        found.append(Part(f"verify {backend}", (*command, "verify", "--backend", backend, "--device", "cuda")))
+        verify = ("verify", "--backend", backend, "--device", "cuda", *["--quick"] * quick)
+        command = ("-m", "tests.gpu_in_software", "--gpu", target, "--command", " ".join(verify), "--log")
+        found.append(Part(f"{verify[0]} {backend}{' quick' * quick}", command))
     return found
 
 
 def run(target: str, python: str, part: Part, folder: Path) -> dict[str, Any]:
     """Run one part and return its log, with its seconds."""
     log = folder / f"{target} {part.name}.json"
-    where = 4 if part.name != "tests" else len(part.command)
-    option = "--gpu-log" if part.name == "tests" else "--log"
-    command = [python, *part.command[:where], option, str(log), *part.command[where:]]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(ROOT)
-    started = time.perf_counter()
     log.unlink(missing_ok=True)
+    started = time.perf_counter()
+    command = [python, *part.command, str(log)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     log.with_suffix(".txt").write_text(done.stdout + done.stderr)
     found = json.loads(log.read_text()) if log.exists() else {}
@@ -97,32 +101,58 @@ pretended card has not: a second card, a speed, torch.compile.
 """
 
 
-def page(logs: list[dict[str, Any]]) -> str:
-    lines = []
-    for log in logs:
-        passed, failed = cases(log)
-        faults = len(log.get("faults", []))
-        launches, programs, instructions = (
-            sum(entry[key] for entry in log.get("kernels", {}).values())
-            for key in ("launches", "programs", "thread_instructions")
-        )
+@dataclass
+class Row:
+    """The parts of a target that make one row of the page."""
+
+    target: str
+    versions: str
+    name: str
+    logs: list[dict[str, Any]]
+
+    def cases(self) -> str:
+        if self.name != "tests":
+            return cases(self.logs[0])[0]
+        counts = {name: sum(log.get("outcomes", {}).get(name, 0) for log in self.logs) for name in OUTCOMES}
+        found = [f"{counts['passed']} passed", f"{counts['skipped']} left out"]
+        bad = counts["failed"] + counts["error"] + sum("outcomes" not in log for log in self.logs)
+        return ", ".join(found + [f"**{bad} failed**"] * bool(bad))
+
+    def total(self, key: str) -> int:
+        return sum(entry[key] for log in self.logs for entry in log.get("kernels", {}).values())
+
+    def __str__(self) -> str:
         columns = (
-            log["target"], log["versions"], log["part"], f"{passed}, **{failed}**" if failed else passed,
-            f"{launches:,}", f"{programs:,}", f"{instructions / 1e6:,.0f} M", faults or "none",
-            f"{log['seconds'] / 60:.1f}",
+            self.target, self.versions, self.name, self.cases(), f"{self.total('launches'):,}",
+            f"{self.total('programs'):,}", f"{self.total('thread_instructions') / 1e6:,.0f} M",
+            sum(len(log.get("faults", [])) for log in self.logs) or "none",
+            f"{sum(log['seconds'] for log in self.logs) / 60:.1f}",
         )  # fmt: skip
-        lines.append(f"| {' | '.join(map(str, columns))} |")
+        return f"| {' | '.join(map(str, columns))} |"
+
+
+def rows(logs: list[dict[str, Any]]) -> list[Row]:
+    found: dict[tuple[str, str], Row] = {}
+    for log in logs:
+        name = log["part"] if log["part"].startswith("verify") else "tests"
+        key = log["target"], name
+        found.setdefault(key, Row(log["target"], log["versions"], name, [])).logs.append(log)
+    return list(found.values())
+
+
+def page(logs: list[dict[str, Any]]) -> str:
     head = HEAD.format(numpy=importlib.metadata.version("numpy"))
-    return head + "\n".join([*lines, *_failures(logs)]) + "\n"
+    return head + "\n".join([*map(str, rows(logs)), *_remarks(logs)]) + "\n"
 
 
-def _failures(logs: list[dict[str, Any]]) -> list[str]:
+def _remarks(logs: list[dict[str, Any]]) -> list[str]:
     """What failed, and the faults, by target."""
     lines: list[str] = []
-    for log in logs:
-        names, faults = log.get("failed", []), log.get("faults", [])
+    for row in rows(logs):
+        names = [name for log in row.logs for name in log.get("failed", [])]
+        faults = [fault for log in row.logs for fault in log.get("faults", [])]
         if names or faults:
-            lines += ["", f"## {log['target']}, {log['part']}", ""]
+            lines += ["", f"## {row.target}, {row.name}", ""]
             lines += [f"- failed: `{name}`" for name in names]
             lines += [f"- fault: `{fault}`" for fault in faults[:20]]
     return lines
@@ -132,6 +162,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--floor", metavar="PYTHON", help="interpreter of the oldest stack, for sm_61")
     parser.add_argument("--targets", default=",".join(TARGETS), help="default %(default)s")
+    parser.add_argument("--quick", action="store_true", help="verify --quick")
+    parser.add_argument("--parts", default="", help="files of tests, or verify; default all")
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "gpu_in_software")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)} from all of --results")
     options = parser.parse_args()
@@ -139,7 +171,9 @@ def main() -> int:
     code = 0
     for target in filter(None, options.targets.split(",")):
         old = target == "sm_61" and options.floor
-        for part in parts(target, cupy=bool(old)):
+        for part in parts(target, bool(old), options.quick):
+            if options.parts and part.name.split()[0] not in options.parts.split(","):
+                continue
             log = run(target, options.floor if old else sys.executable, part, options.results)
             code |= log["code"] != 0
             print(f"{target}, {part.name}: {', '.join(filter(None, cases(log)))} ({log['seconds']:.0f} s)", flush=True)
