@@ -5,6 +5,7 @@ Each way of both products, for shapes and densities of spikes: milliseconds, med
 the inputs that spike at all, ``active`` the share of those inputs.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -123,9 +124,11 @@ def save(lines: list[Line]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.spike_products", description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores()}), help="numbers of threads")
     lines = []
     print("currents, then gradient, ms: auto tables lists dense")
-    for threads in sorted({1, cores()}):
+    for threads in parser.parse_args().threads:
         for layer in LAYERS:
             for density in DENSITIES:
                 line = measure(layer, density, threads)

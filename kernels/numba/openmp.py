@@ -1,7 +1,7 @@
 """Keep torch's idle threads off the cores that the kernels' own threads need.
 
 After each operator that it shared out, torch's OpenMP threads wait for the next one in a loop, for milliseconds, on a
-core each. A kernel that follows finds its cores taken: of a small layer's time that is a third.
+core each. A kernel that follows finds its cores taken: a small layer takes a fifth to a third longer.
 
 GNU's OpenMP, which torch's wheels for Linux bring, waits in that loop (300,000 rounds) only as long as its threads are
 no more than the CPUs; if they are more, it soon sleeps (after 100 rounds). Its manual says so of GOMP_SPINCOUNT.

@@ -49,7 +49,14 @@ from fastsnn.kernels.numba.spike_products.layout import (
     spikes_for,
     turn,
 )
-from fastsnn.kernels.numba.spike_products.panels import lanes_for, lay_panel, panels_for, take_panel
+from fastsnn.kernels.numba.spike_products.panels import (
+    lanes_for,
+    lay_panel,
+    load_rows,
+    panels_for,
+    store_rows,
+    take_panel,
+)
 from fastsnn.kernels.numba.threads import meet, meeting
 
 PARTS = 16
@@ -203,37 +210,6 @@ def add_block(product, worker, group, block, first, like):
         tabulate(block, COLUMNS * q * lanes, lanes, spikes.identity, size, product.tables[worker], like)
         bits = spikes.by_input[group, q]
         add_selected(bits, size, product.tables[worker], product.panels, first, lanes, inputs, n, like)
-
-
-@jit
-def store_rows(blocks, offsets, out, N, first, like):
-    """Copy the rows of blocks to neurons ``first`` and on of out, flat [T * B * N]."""
-    lanes = width(like)
-    for r in range(len(offsets)):
-        if offsets[r] < 0:
-            continue
-        for i in range(len(blocks)):
-            start, block = first + i * lanes, blocks[i]
-            if start + lanes <= N:
-                store(out, offsets[r] * N + start, load_like(block, r * lanes, like))
-            else:
-                for j in range(N - start):
-                    out[offsets[r] * N + start + j] = block[r * lanes + j]
-
-
-@jit
-def load_rows(grad, offsets, N, first, blocks, like):
-    """Copy neurons ``first`` and on of grad, flat [T * B * N], to the rows of blocks, zeros if there are none."""
-    lanes = width(like)
-    for r in range(len(offsets)):
-        for i in range(len(blocks)):
-            start, block = first + i * lanes, blocks[i]
-            if offsets[r] >= 0 and start + lanes <= N:
-                store(block, r * lanes, load_like(grad, offsets[r] * N + start, like))
-                continue
-            store(block, r * lanes, zeros_like(like))
-            for j in range(N - start if offsets[r] >= 0 else 0):
-                block[r * lanes + j] = grad[offsets[r] * N + start + j]
 
 
 @jit

@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastsnn.kernels.numba import jit
-from fastsnn.kernels.numba.bits import LANES, WIDE
+from fastsnn.kernels.numba.bits import LANES, WIDE, load_like, store, width, zeros_like
 
 _TILE = ir.VectorType(ir.FloatType(), LANES)
 
@@ -78,3 +78,34 @@ def take_panel(total, K, N, panel, out, lanes):
         for k in range(whole, K):
             for n in range(first, min(first + LANES, N)):
                 out[n * K + k] = total[k * lanes + j + n - first]
+
+
+@jit
+def store_rows(blocks, offsets, out, N, first, like):
+    """Copy the rows of blocks to neurons ``first`` and on of out, flat [T * B * N]."""
+    lanes = width(like)
+    for r in range(len(offsets)):
+        if offsets[r] < 0:
+            continue
+        for i in range(len(blocks)):
+            start, block = first + i * lanes, blocks[i]
+            if start + lanes <= N:
+                store(out, offsets[r] * N + start, load_like(block, r * lanes, like))
+            else:
+                for j in range(N - start):
+                    out[offsets[r] * N + start + j] = block[r * lanes + j]
+
+
+@jit
+def load_rows(grad, offsets, N, first, blocks, like):
+    """Copy neurons ``first`` and on of grad, flat [T * B * N], to the rows of blocks, zeros if there are none."""
+    lanes = width(like)
+    for r in range(len(offsets)):
+        for i in range(len(blocks)):
+            start, block = first + i * lanes, blocks[i]
+            if offsets[r] >= 0 and start + lanes <= N:
+                store(block, r * lanes, load_like(grad, offsets[r] * N + start, like))
+                continue
+            store(block, r * lanes, zeros_like(like))
+            for j in range(N - start if offsets[r] >= 0 else 0):
+                block[r * lanes + j] = grad[offsets[r] * N + start + j]
