@@ -91,7 +91,8 @@ def _tests(kernel: str, entry: dict[str, list[str]]) -> tuple[str, ...]:
 def copy_repository(folder: Path) -> None:
     """The packages and tests; kernels/ goes where an installed package has it, so that no other copy is imported."""
     skip = shutil.ignore_patterns("__pycache__", ".*")
-    shutil.copytree(ROOT / "fastsnn", folder / "fastsnn", ignore=skip)
+    without_link = shutil.ignore_patterns("__pycache__", ".*", "kernels")
+    shutil.copytree(ROOT / "fastsnn", folder / "fastsnn", ignore=without_link)
     shutil.copytree(ROOT / "kernels", folder / "fastsnn" / "kernels", ignore=skip)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=skip)
     shutil.copy(ROOT / "setup.cfg", folder)
