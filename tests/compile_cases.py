@@ -152,7 +152,7 @@ for name, options in {
     "classes": {"classes": 32, "bias": True, "detach_reset": True, "surrogate": "sigmoid"},
     "short": {"T": 4, "v_reset": None, "surrogate": "soft_sign"},
     "long": {"T": 1000, "v_reset": None, "decay_input": False, "surrogate": "piecewise_quadratic"},
-    "groups": {"batch": 1024, "surrogate": "rectangle"},
+    "groups": {"batch": 1400, "surrogate": "rectangle"},
     "largest": {"T": 1024, "classes": 32, "pixels": 65535, "batch": 8192, "tau": 5.0, "v_reset": -0.25, "bias": True},
 }.items():
     case(f"rate-step-{name}", lambda sm, options=options: run_rate_step(sm, **options))

@@ -56,7 +56,7 @@ def main() -> None:
         try_backend()
         train()
         note("first run")
-        for batch in (1, 7, 16, 63, 128, 256):
+        for batch in (1, 7, 16, 63, 128, 256, 600):
             train(batch=batch, test_batch=batch)
         note("batch sizes")
         train(pixels=64, capacities=64)

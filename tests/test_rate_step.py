@@ -86,7 +86,21 @@ def test_step_of_the_most_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_groups_of_samples_share_a_partial_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     """5 samples in groups of 3 and 2."""
     monkeypatch.setattr(rate_step_launch, "MAX_GROUPS", 2)
+    monkeypatch.setattr(rate_step_launch, "PARTIAL_BYTES", 0)
     check_step(Case(5, 6, 3, 10, optimizer="momentum", dyadic=True))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "batch_size", "group"), [(784, 64, 1), (784, 667, 1), (784, 668, 2), (65_535, 256, 1), (65_535, 257, 2)]
+)
+def test_partial_sums_are_as_many_as_memory_allows(pixels: int, batch_size: int, group: int) -> None:
+    """32 MB of them, and at least 256."""
+    case = Case(1, pixels, 3, 4, optimizer="sgd")
+    step = case.step()
+    plan = rate_step_launch.Plan(
+        step.problem, step.parameters, step.prepare(case.images, case.labels), batch_size, steps=1, training=True
+    )
+    assert plan.group == group
 
 
 @pytest.mark.parametrize(("seed", "epoch", "stream"), [(2**35 + 3, 5, EVALUATION), (-1, 0, TRAINING)])

@@ -64,6 +64,15 @@ def test_unpacked_words_are_those_of_philox(dtype: torch.dtype) -> None:
     assert torch.equal(spikes, philox.unpack(expected(pixels, 131, 7, 1, 0, ids), 131))
 
 
+def test_a_white_byte_is_certain() -> None:
+    """With this seed a pixel of 65535 in 65536 is silent once: the first is silent there, the second not."""
+    thresholds = torch.tensor([[65535]], device=DEVICE)
+    rare = philox.poisson_words(thresholds, 128, 1873, 0, 0, torch.zeros(1, dtype=torch.int64, device=DEVICE))
+    assert not (rare == -1).all()
+    white = torch.full((1, 1), 255, dtype=torch.uint8, device=DEVICE)
+    assert (poisson_spikes(white, 128, 1873, 0, 0, None, packed=True) == -1).all()
+
+
 def test_samples_count_from_0_by_default() -> None:
     pixels = draw(7, 40)
     wanted = expected(pixels, 9, 1, 0, 0, torch.arange(7, device=DEVICE))
