@@ -176,13 +176,14 @@ def _settle(
     user: int = 0,
     closed: bool = False,
     terminal: float = 0,
+    stall: float = 0,
     ignored: int = 0,
 ) -> None:
     """What the child suffers.
 
     A pause in seconds at each stage of a write, a kill when one is reached for so many times, a largest file and so
     much more address space in bytes, another user, a standard output that nobody reads, a
-    terminal that is closed after so many seconds, a signal that is ignored.
+    terminal that is closed after so many seconds, data that take so many seconds, a signal that is ignored.
     """
     import fcntl
     import resource
@@ -207,6 +208,10 @@ def _settle(
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, 1)
+    if stall:
+        import fastsnn.training.command
+
+        fastsnn.training.command.open_source = lambda *_, **__: time.sleep(stall)  # type: ignore[assignment, return-value]
     if terminal:
         master, slave = os.openpty()
         os.setsid()

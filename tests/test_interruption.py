@@ -104,13 +104,8 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(server: Server, tmp_path
 
 
 def test_a_stop_before_training_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    """Stopped while the data are being fetched, which here never ends."""
-    fifo = tmp_path / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    fifo.parent.mkdir(parents=True)
-    os.mkfifo(fifo)
-    for name in ("train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
-        (fifo.parent / name).touch()
-    child = server.start(tmp_path, "train", "--data-dir", tmp_path / "data", "--out", tmp_path / "run")
+    """Stopped while the data are being fetched, which here takes long."""
+    child = server.start(tmp_path, "train", "--out", tmp_path / "run", stall=60)
     assert child.wait_or_kill(0.5, signal.SIGTERM) == 143
     assert child.stderr() == "stopped before training began\n"
     assert not (tmp_path / "run").exists()
