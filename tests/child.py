@@ -214,9 +214,9 @@ def _settle(
         os.close(reader)
         os.dup2(writer, 1)
     if stall:
-        import fastsnn.data
+        import fastsnn.training.command
 
-        fastsnn.data.load = lambda *_: time.sleep(stall)  # type: ignore[assignment, return-value]
+        fastsnn.training.command.open_source = lambda *_, **__: time.sleep(stall)  # type: ignore[assignment, return-value]
     if terminal:
         master, slave = os.openpty()
         os.setsid()
