@@ -158,7 +158,7 @@ def products_per_thread(variant: Variant, threads: int) -> int:
     if "BLOCK_T" in constants:
         rows = constants["BLOCK_T"]
     else:
-        rows = constants["SAMPLES"] * constants["STEPS"] if "STEPS" in constants else constants["BLOCK_M"]
+        rows = constants["SAMPLES"] * constants.get("STEPS", 1) if "SAMPLES" in constants else constants["BLOCK_M"]
     return max(rows * constants["BLOCK_N"] * constants["BLOCK_K"] // threads, 1)
 
 
