@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from neuron_cases import OPCHECK, device_of, gradients, leaves
+from neuron_cases import DEVICE, OPCHECK, device_of, gradients, leaves
 from test_recurrent import layer
 from torch import Tensor, nn
 
 import fastsnn
-from fastsnn import LI, LIF
+from fastsnn import LI, LIF, backends
 from fastsnn.kernels import contract
 from fastsnn.kernels.recurrent import recurrent_op
 
@@ -130,3 +130,24 @@ def test_bad_input() -> None:
     refused(r"state 'output' has shape \[1, 6\]; allowed: \[2, 6\]", state={"v": v, "output": output[:1]})
     refused("state lacks 'output'; allowed: all of v, output", state={"v": v})
     refused("packed is True, but LI gives potentials", neuron=LI(), packed=True)
+
+
+def test_triton_declines_large_layers() -> None:
+    """By name with what to do; ``auto`` passes it over. A diagonal has no limit."""
+    x, weight, back = torch.zeros(1, 1, 1), torch.zeros(1025, 1), torch.zeros(1025, 1025)
+    message = "a recurrent layer of 1025 neurons; its kernels take at most 1024; allowed here: torch"
+    with pytest.raises(ValueError, match=message):
+        fastsnn.recurrent(x.to(DEVICE), weight.to(DEVICE), back.to(DEVICE), backend="triton")
+    triton = backends.load("triton")
+    assert triton.declines(LIF(), torch.float32, False, "recurrent", 1024) is None
+    assert triton.declines(LIF(), torch.float64, False, "recurrent", 5) == "its kernels compute in fp32, not in float64"
+    output, _ = fastsnn.recurrent(x.to(DEVICE), weight.to(DEVICE), back[0].to(DEVICE), backend="triton")
+    assert not output.any()
+
+
+def test_auto_passes_over_triton_for_large_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "unusable", lambda name, device: None)
+    chosen, passed_over = backends.choose(torch.device("cuda"), operation="recurrent", size=2000)
+    assert chosen == "torch"
+    assert passed_over[0] == "not triton, a recurrent layer of 2000 neurons; its kernels take at most 1024"
+    assert backends.choose(torch.device("cuda"), operation="recurrent", size=1000)[0] == "triton"
