@@ -1,5 +1,7 @@
 """Recurrent layers as torch sees them, beside SpikingJelly's and snnTorch's, and what bad input gets."""
 
+from typing import Any
+
 import pytest
 import torch
 from neuron_cases import DEVICE, OPCHECK, device_of, gradients, leaves
@@ -7,7 +9,7 @@ from test_recurrent import layer
 from torch import Tensor, nn
 
 import fastsnn
-from fastsnn import LI, LIF, backends
+from fastsnn import LI, LIF, backends, verify
 from fastsnn.kernels import contract
 from fastsnn.kernels.recurrent import recurrent_op
 
@@ -151,3 +153,27 @@ def test_auto_passes_over_triton_for_large_layers(monkeypatch: pytest.MonkeyPatc
     assert chosen == "torch"
     assert passed_over[0] == "not triton, a recurrent layer of 2000 neurons; its kernels take at most 1024"
     assert backends.choose(torch.device("cuda"), operation="recurrent", size=1000)[0] == "triton"
+
+
+@pytest.mark.parametrize("fault", ["transposed", "forgetful", "detached"])
+def test_verify_finds_broken_kernels(fault: str) -> None:
+    """V transposed, no first output, or a gradient that does not go back through what comes back."""
+
+    class Broken(backends.NumbaBackend):
+        def recurrent(self, x: Any, weight: Any, back: Tensor, bias: Any, neuron: Any, state: Any, initial: Any,
+                      *rest: Any) -> Any:  # fmt: skip
+            if fault == "transposed":
+                back = back.mT
+            initial = None if fault == "forgetful" else initial
+            output, last = super().recurrent(x, weight, back, bias, neuron, state, initial, *rest)
+            if fault == "detached":
+                first = torch.zeros_like(output[:1]) if initial is None else initial[None]
+                current = nn.functional.linear(x, weight, bias)
+                current = current + torch.cat([first, output[:-1]]).detach() @ back.T
+                return super().scan(current, neuron, state, *rest[:1])
+            return output, last
+
+    target = verify.Target(Broken(), torch.device("cpu"), "cpu")
+    (row,) = verify.check(target, [verify.CASES[name] for name in ("recurrent-exact", "recurrent-random")])
+    assert {failure.case for failure in row.failures} == {"recurrent-exact", "recurrent-random"}
+    assert ("gradient of" if fault == "detached" else "spikes") in row.failures[1].message
