@@ -45,8 +45,11 @@ class Backend(Protocol):
     def refusal(self, device: torch.device) -> str | None:
         """Why it can't run on ``device``, in one line with what to do next, as far as that is known without a try."""
 
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str) -> str | None:
-        """Why it can't compute this operation (scan, linear or recurrent) of these neurons, in one sentence."""
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
+        """Why it can't compute this operation (scan, linear or recurrent) of these neurons, in one sentence.
+
+        ``size`` is the number of neurons that all come back to each other, of a recurrent layer with a full weight.
+        """
 
     def scan(
         self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
@@ -78,7 +81,7 @@ class TorchBackend:
     def refusal(self, device: torch.device) -> str | None:
         return None
 
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str) -> str | None:
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
         return None
 
     def scan(
@@ -128,7 +131,7 @@ class CompiledBackend:
     name: str
     paths: tuple[str, ...] = ("auto",)
 
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str) -> str | None:
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
         if dtype == torch.float64:
             return "its kernels compute in fp32, not in float64"
         return None
@@ -181,6 +184,13 @@ class TritonBackend(CompiledBackend):
             return f"it needs a CUDA GPU; use --backend numba, or {interpreter}"
         return toolchain_refusal() if device.type == "cuda" else None
 
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
+        from fastsnn.kernels.triton.recurrent import MAX_NEURONS, too_many
+
+        if size > MAX_NEURONS:
+            return too_many(size)
+        return super().declines(neuron, dtype, learns, operation, size)
+
     def rate_classifier(self) -> ModuleType | None:
         from fastsnn.kernels.rate_classifier.triton import step
 
@@ -198,7 +208,7 @@ class CupyBackend:
 
         return spikingjelly.unusable(device)
 
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str) -> str | None:
+    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
         from fastsnn import spikingjelly
 
         if operation == "recurrent":
@@ -265,30 +275,31 @@ def resolve(
     dtype: torch.dtype = torch.float32,
     learns: bool = False,
     operation: str = "linear",
+    size: int = 0,
 ) -> Backend:
     """The backend ``name`` (or ``auto``) for these neurons on ``device``.
 
     Raises ValueError for an unknown name or for neurons that the backend declines, BackendUnavailable if it can't run
     here.
     """
-    return load(_usable_name(name, device, neuron or _LIF, dtype, learns, operation))
+    return load(_usable_name(name, device, neuron or _LIF, dtype, learns, operation, size))
 
 
 # torch.compile calls it while it traces, so that no test kernel becomes part of a graph.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _usable_name(
-    name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str
+    name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int
 ) -> str:
     if name == "auto":
-        chosen, passed_over = choose(device, neuron, dtype, learns, operation)
+        chosen, passed_over = choose(device, neuron, dtype, learns, operation, size)
         if passed_over:
             say_once(f"backend auto takes {chosen} on {device}: {'; '.join(passed_over)}")
         return chosen
     backend = load(name)
     if reason := unusable(name, device):
         raise BackendUnavailable(f"backend {name} cannot run on {device}: {reason}; run `fastsnn doctor`")
-    if reason := backend.declines(neuron, dtype, learns, operation):
-        able = [other for other in _backends if not _why_not(other, device, neuron, dtype, learns, operation)]
+    if reason := backend.declines(neuron, dtype, learns, operation, size):
+        able = [other for other in _backends if not _why_not(other, device, neuron, dtype, learns, operation, size)]
         raise ValueError(f"backend {name} cannot compute this: {reason}; allowed here: {', '.join(able)}")
     return name
 
@@ -299,11 +310,12 @@ def choose(
     dtype: torch.dtype = torch.float32,
     learns: bool = False,
     operation: str = "linear",
+    size: int = 0,
 ) -> tuple[str, list[str]]:
     """The fastest backend for these neurons on ``device``, and what was passed over, with the reasons."""
     passed_over: list[str] = []
     for name in AUTO_ORDER.get(device.type, ()):
-        reason = _why_not(name, device, neuron or _LIF, dtype, learns, operation)
+        reason = _why_not(name, device, neuron or _LIF, dtype, learns, operation, size)
         if reason is None:
             return name, passed_over
         passed_over.append(f"not {name}, {reason}")
@@ -311,9 +323,9 @@ def choose(
 
 
 def _why_not(
-    name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str
+    name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int
 ) -> str | None:
-    return unusable(name, device) or load(name).declines(neuron, dtype, learns, operation)
+    return unusable(name, device) or load(name).declines(neuron, dtype, learns, operation, size)
 
 
 def choose_device(backend: str = "auto", index: int = 0) -> torch.device:

@@ -195,7 +195,8 @@ def recurrent(
     if state is not None:
         _check_state(state, (*neuron.states, "output"), output_shape, weight)
         initial, stacked = state["output"], torch.stack([state[name] for name in neuron.states])
-    chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given), "recurrent")
+    size = N if recurrent_weight.dim() == 2 else 0
+    chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given), "recurrent", size)
     with _autocast_off(device, weight.dtype) as dtype:
         x, weight, bias = (_in_dtype(value, dtype) for value in (x, weight, bias))
         output, last = chosen.recurrent(x, weight, recurrent_weight, bias, neuron, stacked, initial, given, packed)

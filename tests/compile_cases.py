@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsnn import LIF, PLIF
+from fastsnn import LI, LIF, PLIF, Neuron, SEAdLIF
 from fastsnn.kernels.neurons import SURROGATES
 from fastsnn.kernels.neurons.program import CompiledNeuron, compile_neuron
 from fastsnn.kernels.rate_classifier.parameters import Parameters
@@ -17,6 +17,7 @@ from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
 from fastsnn.kernels.triton import linear, philox, planes
 from fastsnn.kernels.triton.linear_forward import linear_forward
+from fastsnn.kernels.triton.recurrent import backward_loop, forward_loop
 from fastsnn.kernels.triton.scan import scan_backward, scan_forward
 from tests import compile_targets
 from tests.compile_targets import case
@@ -157,3 +158,38 @@ for name, options in {
 }.items():
     case(f"rate-step-{name}", lambda sm, options=options: run_rate_step(sm, **options))
 __all__ = ["compile_targets"]
+
+
+def run_recurrent(
+    T: int = 100, B: int = 128, N: int = 256, neuron: Neuron | None = None, learn: tuple[str, ...] = (),
+    dtype: torch.dtype = torch.float32, diagonal: bool = False, pack: bool = False, initial: bool = False,
+    keep: bool = True,
+) -> None:  # fmt: skip
+    """The time loops of a recurrent layer; its products are those of a linear one."""
+    prepared = compile_neuron(neuron or LIF(tau=5.0), learn)
+    parameters = {name: empty(N) for name in learn}
+    shape, weight = (T, B, N), empty(*(() if diagonal else (N,)), N, dtype=dtype)
+    output = empty(-(-T // 32), B, N, dtype=torch.int32) if pack else empty(*shape, dtype=dtype)
+    final, kept = empty(prepared.states, B, N), empty(prepared.kept, *shape) if keep else None
+    first = empty(B, N) if initial else None
+    forward_loop(prepared, empty(*shape), weight, None, first, parameters, output, final, kept)
+    if kept is not None:
+        rows = empty(len(prepared.learnt_constants), B, N)
+        backward_loop(prepared, empty(*shape, dtype=dtype), None, kept, weight, parameters, final, rows, empty(B, N))
+
+
+SE_ADLIF = {"neuron": SEAdLIF(), "learn": ("tau", "tau_w", "a", "b")}
+case("recurrent", lambda sm: run_recurrent(), quick=True)
+for name, options in {
+    "small": {"B": 33, "N": 17},
+    "large": {"N": 1000, "neuron": LIF(tau=5.0, v_reset=-0.25)},
+    "diagonal": {"diagonal": True},
+    "pack": {"pack": True, "keep": False},
+    "initial": {"initial": True},
+    "half": {"dtype": torch.float16},
+    "se-adlif": {**SE_ADLIF, "initial": True},
+    "se-adlif-large": {**SE_ADLIF, "N": 1000},
+    "se-adlif-diagonal": {**SE_ADLIF, "diagonal": True},
+    "li": {"neuron": LI()},
+}.items():
+    case(f"recurrent-{name}", lambda sm, options=options: run_recurrent(**options))

@@ -159,7 +159,7 @@ def products_per_thread(variant: Variant, threads: int) -> int:
     if "BLOCK_T" in constants:
         # The whole step's first product goes fewer inputs at a time than the second.
         return max(constants["BLOCK_T"] * constants["BLOCK_N"] * FMA_INPUTS.value // threads, 1)
-    rows = constants["SAMPLES"] * constants["STEPS"] if "STEPS" in constants else constants["BLOCK_M"]
+    rows = constants["SAMPLES"] * constants.get("STEPS", 1) if "SAMPLES" in constants else constants["BLOCK_M"]
     return max(rows * constants["BLOCK_N"] * constants["BLOCK_K"] // threads, 1)
 
 

@@ -60,7 +60,9 @@ def test_no_variant_has_a_fault(reports: list[Report]) -> None:
 
 
 def test_products_are_on_tensor_cores_where_there_are_any(reports: list[Report]) -> None:
-    found = {target: {report.tensor for report in reports if report.target == target} - {""} for target in (61, 80, 90)}
+    # Those of a recurrent layer have tiles of 16 samples; wgmma takes 64 rows.
+    wide = [report for report in reports if report.tensor and not report.case.startswith("recurrent")]
+    found = {target: {report.tensor for report in wide if report.target == target} for target in (61, 80, 90)}
     assert found[61] == {"ffma"}
     if not OLDEST:
         assert found[80] == {"mma.sync"}

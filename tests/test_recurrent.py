@@ -145,12 +145,12 @@ def check(backend: str, values: Tensors, neuron: Neuron) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("name", NEURONS)
 def test_neurons_against_float64(name: str, diagonal: bool, backend: str) -> None:
     neuron, learn = NEURONS[name]
-    output, _ = check(backend, layer(7, 5, 9, 17, neuron, diagonal, learn=learn), neuron)
+    output, _ = check(backend, layer(5, 5, 9, 17, neuron, diagonal, learn=learn), neuron)
     assert not neuron.spikes or 0.05 < output.mean() < 0.95
 
 
 @every
-@pytest.mark.parametrize("shape", [(1, 3, 5, 17), (5, 1, 3, 1), (4, 9, 33, 48), (3, 17, 1, 67), (37, 2, 7, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 5, 17), (5, 1, 3, 1), (4, 9, 33, 48), (2, 17, 1, 67), (35, 2, 7, 5)], ids=str)
 def test_shapes(shape: tuple[int, int, int, int], backend: str) -> None:
     check(backend, layer(*shape, LIF(tau=3.0)), LIF(tau=3.0))
 
@@ -160,7 +160,7 @@ def test_shapes(shape: tuple[int, int, int, int], backend: str) -> None:
 @pytest.mark.parametrize("options", [{}, {"v_reset": None}, {"v_reset": -0.25, "detach_reset": True}], ids=str)
 def test_exact_currents_give_the_references_bits(options: dict, diagonal: bool, backend: str) -> None:
     neuron = LIF(**options)
-    values = layer(9, 3, 17, 33, neuron, diagonal, dyadic=True)
+    values = layer(6, 3, 17, 20, neuron, diagonal, dyadic=True)
     expected, expected_state, _ = run("torch", values, neuron)
     output, state, _ = run(backend, values, neuron)
     contract.require(

@@ -1,13 +1,15 @@
 """Recurrent layers as torch sees them, beside SpikingJelly's and snnTorch's, and what bad input gets."""
 
+from typing import Any
+
 import pytest
 import torch
-from neuron_cases import OPCHECK, device_of, gradients, leaves
+from neuron_cases import DEVICE, OPCHECK, device_of, gradients, leaves
 from test_recurrent import layer
 from torch import Tensor, nn
 
 import fastsnn
-from fastsnn import LI, LIF
+from fastsnn import LI, LIF, backends, verify
 from fastsnn.kernels import contract
 from fastsnn.kernels.recurrent import recurrent_op
 
@@ -80,9 +82,9 @@ def test_other_libraries_compute_the_same(library: str, backend: str) -> None:
     neuron = LIF(**options) if library != "snntorch" else LIF(tau=4.0, v_reset=None, decay_input=False)
     values = layer(12, 5, 11, 20, LIF(), dyadic=True)
     if library == "snntorch":
-        # RLeaky fires above the threshold only: no potential is exactly at it.
-        values |= {name: values[name] / 4 for name in ("weight", "recurrent_weight")}
-        values["bias"] = values["bias"] / 8 + 1 / 1024
+        # RLeaky fires above the threshold only, and resets once more if a potential reaches it twice: here none does.
+        values |= {name: values[name] / 8 for name in ("weight", "recurrent_weight")}
+        values["bias"] = values["bias"] / 4 + 1 / 1024
     given = [values[name] for name in ("x", "weight", "recurrent_weight", "bias")]
     inputs = leaves(*given)
     theirs = snntorch_layer(*inputs) if library == "snntorch" else spikingjelly_layer(*inputs, options)
@@ -99,14 +101,15 @@ def test_other_libraries_compute_the_same(library: str, backend: str) -> None:
     )
 
 
-def test_nan_weights_reach_the_output_as_in_torch() -> None:
-    values = layer(4, 2, 5, 6, LI())
+@pytest.mark.parametrize("backend", ["torch", "triton", "numba"])
+def test_nan_weights_reach_the_output(backend: str) -> None:
+    """A neuron's own, and then by what comes back all; numba adds nothing for neurons that are silent."""
+    values = layer(3, 2, 5, 6, LI())
     values["recurrent_weight"][2, 3] = torch.nan
-    given = [values[name] for name in ("x", "weight", "recurrent_weight", "bias")]
-    expected, _ = fastsnn.recurrent(*given, LI(), backend="torch")
-    for backend in ("triton", "numba"):
-        output, _ = fastsnn.recurrent(*(value.to(device_of(backend)) for value in given), LI(), backend=backend)
-        assert torch.equal(output.isnan().cpu()[1:], expected.isnan()[1:])
+    given = [values[name].to(device_of(backend)) for name in ("x", "weight", "recurrent_weight", "bias")]
+    output, _ = fastsnn.recurrent(*given, LI(), backend=backend)
+    assert output[1, :, 2].isnan().all()
+    assert output[2].isnan().all()
 
 
 def test_bad_input() -> None:
@@ -129,3 +132,48 @@ def test_bad_input() -> None:
     refused(r"state 'output' has shape \[1, 6\]; allowed: \[2, 6\]", state={"v": v, "output": output[:1]})
     refused("state lacks 'output'; allowed: all of v, output", state={"v": v})
     refused("packed is True, but LI gives potentials", neuron=LI(), packed=True)
+
+
+def test_triton_declines_large_layers() -> None:
+    """By name with what to do; ``auto`` passes it over. A diagonal has no limit."""
+    x, weight, back = torch.zeros(1, 1, 1), torch.zeros(1025, 1), torch.zeros(1025, 1025)
+    message = "a recurrent layer of 1025 neurons; its kernels take at most 1024; allowed here: torch"
+    with pytest.raises(ValueError, match=message):
+        fastsnn.recurrent(x.to(DEVICE), weight.to(DEVICE), back.to(DEVICE), backend="triton")
+    triton = backends.load("triton")
+    assert triton.declines(LIF(), torch.float32, False, "recurrent", 1024) is None
+    assert triton.declines(LIF(), torch.float64, False, "recurrent", 5) == "its kernels compute in fp32, not in float64"
+    output, _ = fastsnn.recurrent(x.to(DEVICE), weight.to(DEVICE), back[0].to(DEVICE), backend="triton")
+    assert not output.any()
+
+
+def test_auto_passes_over_triton_for_large_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "unusable", lambda name, device: None)
+    chosen, passed_over = backends.choose(torch.device("cuda"), operation="recurrent", size=2000)
+    assert chosen == "torch"
+    assert passed_over[0] == "not triton, a recurrent layer of 2000 neurons; its kernels take at most 1024"
+    assert backends.choose(torch.device("cuda"), operation="recurrent", size=1000)[0] == "triton"
+
+
+@pytest.mark.parametrize("fault", ["transposed", "forgetful", "detached"])
+def test_verify_finds_broken_kernels(fault: str) -> None:
+    """V transposed, no first output, or a gradient that does not go back through what comes back."""
+
+    class Broken(backends.NumbaBackend):
+        def recurrent(self, x: Any, weight: Any, back: Tensor, bias: Any, neuron: Any, state: Any, initial: Any,
+                      *rest: Any) -> Any:  # fmt: skip
+            if fault == "transposed":
+                back = back.mT
+            initial = None if fault == "forgetful" else initial
+            output, last = super().recurrent(x, weight, back, bias, neuron, state, initial, *rest)
+            if fault == "detached":
+                first = torch.zeros_like(output[:1]) if initial is None else initial[None]
+                current = nn.functional.linear(x, weight, bias)
+                current = current + torch.cat([first, output[:-1]]).detach() @ back.T
+                return super().scan(current, neuron, state, *rest[:1])
+            return output, last
+
+    target = verify.Target(Broken(), torch.device("cpu"), "cpu")
+    (row,) = verify.check(target, [verify.CASES[name] for name in ("recurrent-exact", "recurrent-random")])
+    assert {failure.case for failure in row.failures} == {"recurrent-exact", "recurrent-random"}
+    assert ("gradient of" if fault == "detached" else "spikes") in row.failures[1].message

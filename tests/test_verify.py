@@ -55,6 +55,8 @@ SELECTION = [
     "linear-random-uint8",
     "linear-random-T131",
     "linear-random-empty",
+    "recurrent-exact",
+    "recurrent-se-adlif",
     "currents-K61",
     "rate-step-one-step",
     "rate-step-hard-whole-detached-tau3.7",

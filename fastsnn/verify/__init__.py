@@ -33,6 +33,7 @@ CHECKS = {
     "neuron": layers.neuron,
     "linear": layers.layer,
     "linear-random": layers.layer,
+    "recurrent": layers.layer,
     "currents": layers.currents,
     "rate-step": training.rate_step,
     "training": training.training,
@@ -133,7 +134,8 @@ def left_out(case: Case, target: Target, named: bool = False) -> str | None:
         return "too large for Triton's interpreter"
     if name == "cupy" and case.dtype in _HALF:
         return "SpikingJelly's state is in half precision, for which nothing is promised"
-    return target.backend.declines(case.neuron, torch.float32, bool(case.learn), "linear" if case.K else "scan")
+    operation = "recurrent" if case.recurrent else "linear" if case.K else "scan"
+    return target.backend.declines(case.neuron, torch.float32, bool(case.learn), operation, case.N)
 
 
 def _run(case: Case, target: Target, row: Row, rerun: str) -> None:

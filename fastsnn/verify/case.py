@@ -35,6 +35,10 @@ class Case:
     dense: bool = False
     """No input is 0."""
     bias: bool = False
+    recurrent: bool = False
+    """Outputs come back one step later."""
+    diagonal: bool = False
+    """Each neuron's to itself alone."""
     learn: tuple[str, ...] = ()
     """Parameters of the neuron that learn, one for each neuron of a layer."""
     hand_gradient: bool = False
@@ -65,6 +69,9 @@ class Inputs(NamedTuple):
     parameters: dict[str, Tensor]
     grad_output: Tensor
     grad_state: Tensor
+    recurrent_weight: Tensor | None = None
+    initial: Tensor | None = None
+    """The output before the first step."""
 
 
 def generator(case: Case) -> torch.Generator:
@@ -101,7 +108,12 @@ def draw(case: Case) -> Inputs:
     grad_output, grad_state = _normal(random, T, B, N).to(case.dtype), _normal(random, states, B, N)
     values = case.neuron.parameters()
     parameters = {name: values[name] * (1 + 0.1 * torch.rand(N, generator=random)) for name in case.learn}
-    return Inputs(inputs, weight, bias, state, parameters, grad_output, grad_state)
+    back = initial = None
+    if case.recurrent:
+        back = _normal(random, *(() if case.diagonal else (N,)), N) / (1 + 0.3 * N) ** 0.5 * gain
+        back = ((back * 8).round() / 8 if case.dyadic else back).to(case.dtype)
+        initial = (torch.rand(B, N, generator=random) < 0.4).float() if case.state else None
+    return Inputs(inputs, weight, bias, state, parameters, grad_output, grad_state, back, initial)
 
 
 @lru_cache(maxsize=256)

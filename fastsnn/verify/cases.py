@@ -13,7 +13,7 @@ from itertools import product
 
 import torch
 
-from fastsnn.kernels.neurons import IF, LIF, NEURONS, SURROGATES, Neuron
+from fastsnn.kernels.neurons import IF, LI, LIF, NEURONS, SURROGATES, Neuron, SEAdLIF
 from fastsnn.verify.case import Case
 
 _ALPHAS = {name: row.alpha for name, row in SURROGATES.items()}
@@ -175,6 +175,33 @@ def _currents() -> list[Case]:
     return [replace(case, name=f"currents-{case.name}") for case in cases]
 
 
+def _recurrent() -> list[Case]:
+    """Layers whose outputs come back; on exact currents every bit is that of the reference."""
+    base = Case("", "recurrent", LIF(tau=3.7), T=7, K=13, N=19, recurrent=True, bias=True, state=True)
+    exact = replace(base, dyadic=True, neuron=LIF())
+    adaptive = replace(base, neuron=SEAdLIF(tau=3.0, tau_w=9.0))
+    cases = [
+        replace(exact, name="exact", quick=True),
+        replace(exact, name="exact-soft", neuron=LIF(v_reset=None, detach_reset=True), state=False),
+        replace(exact, name="exact-diagonal", diagonal=True, quick=True),
+        replace(base, name="random", quick=True),
+        replace(base, name="diagonal", diagonal=True),
+        replace(base, name="at-rest", state=False, bias=False),
+        replace(base, name="one", T=1, B=1, K=1, N=1, quick=True),
+        replace(base, name="primes", T=3, B=17, K=5, N=67),
+        replace(base, name="T131", T=131, B=2, K=3, N=5),
+        replace(base, name="empty", B=0, quick=True),
+        replace(base, name="uint8", x_dtype=torch.uint8),
+        replace(base, name="fp16", dtype=torch.float16, state=False),
+        replace(adaptive, name="se-adlif", learn=("tau", "tau_w", "a", "b"), quick=True),
+        replace(adaptive, name="se-adlif-diagonal", learn=("tau",), diagonal=True),
+        replace(base, name="read-out", neuron=LI()),
+        replace(base, name="aligned", T=50, B=40, K=64, N=256, small=False),
+        replace(base, name="wide", T=20, B=33, K=700, N=1000, small=False),
+    ]
+    return [replace(case, name=f"recurrent-{case.name}") for case in cases]
+
+
 def _rate_steps() -> list[Case]:
     """Fused training steps on exact currents: K pixels, N classes, B samples of which ``batch_size`` make a step."""
     base = Case("", "rate-step", B=3, K=23, N=5, batch_size=2, dyadic=True)
@@ -238,6 +265,7 @@ GRID = (
     *_neuron_kinds(),
     *_linear(),
     *_linear_random(),
+    *_recurrent(),
     *_currents(),
     *_rate_steps(),
     *_training(),

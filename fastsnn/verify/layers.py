@@ -1,4 +1,4 @@
-"""Checks of the operations scan and linear: bits, spikes, states and gradients against the reference (C1 to C4, C6)."""
+"""Checks of scan, linear and recurrent: bits, spikes, states and gradients against the reference (C1 to C4, C6)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -49,6 +49,11 @@ def layer(case: Case, target: Target) -> list[Measurement]:
         current = x if weight is None else F.linear(x, weight, bias)
         states = None if inputs.state is None else tuple(inputs.state)
         output, last = reference.scan(current, case.neuron, states, inputs.parameters)
+        if inputs.recurrent_weight is not None and weight is not None:
+            back = inputs.recurrent_weight.float()
+            output, last = reference.recurrent(
+                x, weight, back, bias, case.neuron, states, inputs.initial, inputs.parameters
+            )
         found += [
             contract.same_bits("spikes", outcome.output, output.to(case.dtype)),
             contract.same_bits("state", outcome.state, torch.stack(last)),
@@ -67,8 +72,15 @@ def against_float64(case: Case, target: Target, inputs: Inputs, outcome: Outcome
     magnitude, eps = None, EPS
     if inputs.weight is not None:
         magnitude, eps = contract.product_magnitude(inputs.x, inputs.weight, inputs.bias), torch.finfo(case.dtype).eps
-    states = None if inputs.state is None else inputs.state.unbind()
-    path = contract.trajectory(_current(case, inputs), case.neuron, states, spikes, inputs.parameters, magnitude, eps)
+    states, current = None if inputs.state is None else inputs.state.unbind(), _current(case, inputs)
+    if inputs.recurrent_weight is not None:
+        # From the recorded outputs, so that each step is judged alone.
+        first = torch.zeros_like(spikes[:1]) if inputs.initial is None else inputs.initial[None].double()
+        previous, back = torch.cat([first, spikes[:-1]]), inputs.recurrent_weight.double()
+        current = current + reference.fed_back(previous, back)
+        assert magnitude is not None
+        magnitude = magnitude + reference.fed_back(previous.abs(), back.abs())
+    path = contract.trajectory(current, case.neuron, states, spikes, inputs.parameters, magnitude, eps)
     found = [contract.spikes_at_threshold(spikes, path.distance, path.bound)] if case.neuron.spikes else []
     for name, got, wanted, bound in zip(
         case.neuron.states, outcome.state, path.states, path.state_bounds, strict=True
@@ -185,9 +197,12 @@ def _called(case: Case, backend: Backend, given: Inputs) -> tuple[Tensor, Tensor
     """The backend's operation on the case."""
     if given.weight is None:
         return backend.scan(given.x, case.neuron, given.state, given.parameters)
-    output, state = backend.linear(
-        given.x, given.weight, given.bias, case.neuron, given.state, given.parameters, False, "auto"
-    )
+    x, weight, bias, state = given.x, given.weight, given.bias, given.state
+    if given.recurrent_weight is not None:
+        back, initial = given.recurrent_weight, given.initial
+        output, state = backend.recurrent(x, weight, back, bias, case.neuron, state, initial, given.parameters, False)
+    else:
+        output, state = backend.linear(x, weight, bias, case.neuron, state, given.parameters, False, "auto")
     assert isinstance(output, Tensor)
     return output, state
 
@@ -207,7 +222,10 @@ def _replayed(case: Case, inputs: Inputs, spikes: Tensor, dtype: torch.dtype) ->
     leaves = _leaves(given)
     current = given.x if given.weight is None else F.linear(given.x.to(given.weight.dtype), given.weight, given.bias)
     states = None if given.state is None else given.state.unbind()
-    output, last = contract.replay(current.to(dtype), case.neuron, states, spikes, given.parameters)
+    back = None if given.recurrent_weight is None else given.recurrent_weight.to(dtype)
+    output, last = contract.replay(
+        current.to(dtype), case.neuron, states, spikes, given.parameters, back, given.initial
+    )
     upstream = [inputs.grad_output.to(dtype), inputs.grad_state.to(dtype)]
     gradients = torch.autograd.grad((output, torch.stack(last)), list(leaves.values()), upstream, allow_unused=True)
     return {
@@ -232,12 +250,14 @@ def _arguments(case: Case, inputs: Inputs, device: torch.device) -> Inputs:
     x = moved(inputs.x)
     assert x is not None
     return inputs._replace(
-        x=x, weight=moved(inputs.weight), bias=moved(inputs.bias), state=moved(inputs.state), parameters=parameters
-    )
+        x=x, weight=moved(inputs.weight), bias=moved(inputs.bias), state=moved(inputs.state), parameters=parameters,
+        recurrent_weight=moved(inputs.recurrent_weight), initial=moved(inputs.initial),
+    )  # fmt: skip
 
 
 def _leaves(given: Inputs) -> dict[str, Tensor]:
     named = {"x" if given.weight is not None else "current": given.x, "weight": given.weight, "bias": given.bias}
+    named |= {"recurrent_weight": given.recurrent_weight, "initial": given.initial}
     named |= {"state": given.state, **given.parameters}
     return {
         name: tensor.requires_grad_()

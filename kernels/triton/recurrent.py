@@ -34,25 +34,34 @@ def recurrent_forward(
 
     Raises ValueError for more than :data:`MAX_NEURONS` neurons.
     """
-    _, B, N = final.shape
+    N = final.shape[-1]
     if recurrent_weight.dim() == 2 and N > MAX_NEURONS:
         raise ValueError(f"backend triton cannot compute this: {too_many(N)}; use --backend torch")
     kept = kept if neuron.kept else None
     current = _currents(operand(x, T), weight, bias, kept, output)
+    forward_loop(neuron, current, recurrent_weight, state, initial, parameters, output, final, kept)
+
+
+def forward_loop(
+    neuron: CompiledNeuron, current: Tensor, recurrent_weight: Tensor, state: Tensor | None, initial: Tensor | None,
+    parameters: dict[str, Tensor], output: Tensor, final: Tensor, kept: Tensor | None,
+) -> None:  # fmt: skip
+    """The time loop over the products with W, ``current`` [T, B, N], which may be kept[0] or an fp32 output."""
+    T, B, N = current.shape
     for k, rest in enumerate(neuron.neuron.rest()):
         final[k].copy_(state[k]) if state is not None else final[k].fill_(rest)
     # Spikes are exact in bf16, the dtype that tensor cores take.
     exact = neuron.neuron.spikes and initial is None
-    halved = exact and planes.arithmetic(final.device, torch.float32)["PLANES"] == 3
+    right, options = _prepared(recurrent_weight, 128)
+    halved = exact and options["PLANES"] == 3
     ring = final.new_zeros((2, B, N), dtype=torch.bfloat16 if halved else torch.float32)
     if initial is not None:
         ring[1].copy_(initial)
     scalars, rows = constants(neuron, parameters, final[0])
-    right, options = _prepared(recurrent_weight)
     with device_guard(final):
         recurrent_forward_kernel[_grid(B, N, options)](
             current, right, ring, final, final if kept is None else kept, output, rows,
-            T, B, N, right.stride(-2) if right.dim() > 1 else N, right.stride(0), scalars,
+            T, B, N, *_strides(right), scalars,
             STEP=device_function(neuron.forward), STATES=neuron.states, KEPT=0 if kept is None else neuron.kept,
             ROWS_LEARNT=neuron.forward.rows, PACK=output.dtype == torch.int32,
             LEFT_EXACT=exact or options["PLANES"] == 1, **options,
@@ -67,32 +76,47 @@ def recurrent_backward(
 ) -> None:  # fmt: skip
     """Fill the gradients that are asked for, and those of V, of the first state and output, and of the rows."""
     T, (_, B, N) = kept.shape[1], grad_state.shape
-    right, options = _prepared(recurrent_weight)
+    total = None if grad_bias is None else kept.new_zeros((B, N))
+    grad = backward_loop(
+        neuron, grad_output, grad_final, kept, recurrent_weight, parameters, grad_state, grad_rows, total
+    )
+    _recurrent_gradients(grad, _previous(neuron, output, initial, T), recurrent_weight, grad_recurrent, grad_initial)
+    grad = grad if grad.dim() == 4 else grad.to(weight.dtype)
+    if grad_x is not None:
+        input_gradient(grad, weight.contiguous(), grad_x)
+    if grad_weight is not None:
+        weight_gradient(grad, operand(x, T), grad_weight)
+    if grad_bias is not None and total is not None:
+        grad_bias.copy_(total.sum(0))
+
+
+def backward_loop(
+    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor,
+    recurrent_weight: Tensor, parameters: dict[str, Tensor], grad_state: Tensor, grad_rows: Tensor,
+    total: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The currents' gradient [T, B, N], or its planes [3, T, B, N]; fills those of the first state and of the rows.
+
+    To ``total`` [B, N], zeros, the currents' gradient is added up over time.
+    """
+    T, (_, B, N) = kept.shape[1], grad_state.shape
+    right, options = _prepared(recurrent_weight, 64)  # a step back takes more registers
     shape = (T + 1, B, N)
     grad = kept.new_empty((3, *shape), dtype=torch.bfloat16) if options["PLANES"] == 3 else kept.new_empty(shape)
     grad[..., T, :, :].zero_()
     grad_state.zero_() if grad_final is None else grad_state.copy_(grad_final)
     grad_rows.zero_()
-    total = None if grad_bias is None else kept.new_zeros((B, N))
     upstream = kept.new_zeros(()).expand(T, B, N) if grad_output is None else grad_output
     scalars, rows = constants(neuron, parameters, grad_state[0], backward=True)
     with device_guard(kept):
         recurrent_backward_kernel[_grid(B, N, options)](
             upstream, kept, right, rows, grad, grad_state, grad_rows, grad_state if total is None else total,
-            T, B, N, right.stride(-2) if right.dim() > 1 else N, right.stride(0), (T + 1) * B * N, *upstream.stride(),
-            scalars, STEP=device_function(neuron.backward), STATES=neuron.states, KEPT=neuron.kept,
+            T, B, N, *_strides(right), (T + 1) * B * N, *upstream.stride(), scalars,
+            STEP=device_function(neuron.backward), STATES=neuron.states, KEPT=neuron.kept,
             ROWS_LEARNT=neuron.backward.rows, LEARNT=len(neuron.learnt_constants), SUM=int(total is not None),
             LEFT_EXACT=options["PLANES"] == 1, **options,
         )  # fmt: skip
-    grad = grad[..., :T, :, :]
-    _recurrent_gradients(grad, _previous(neuron, output, initial, T), recurrent_weight, grad_recurrent, grad_initial)
-    inexact = grad if grad.dim() == 4 else grad.to(weight.dtype)
-    if grad_x is not None:
-        input_gradient(inexact, weight.contiguous(), grad_x)
-    if grad_weight is not None:
-        weight_gradient(inexact, operand(x, T), grad_weight)
-    if grad_bias is not None and total is not None:
-        grad_bias.copy_(total.sum(0))
+    return grad[..., :T, :, :]
 
 
 def too_many(N: int) -> str:
@@ -119,12 +143,15 @@ def _currents(x: Tensor, weight: Tensor, bias: Tensor | None, kept: Tensor | Non
     return current if bias is None else current.add_(bias.float())
 
 
-def _prepared(recurrent_weight: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """V as the kernels take it, and their constants: planes [3, N, width], fp32 [N, N], or the diagonal [N]."""
+def _prepared(recurrent_weight: Tensor, most: int) -> tuple[Tensor, dict[str, Any]]:
+    """V as the kernels take it, planes [3, N, width], fp32 [N, N], or the diagonal [N]; and their constants.
+
+    A tile has at most ``most`` neurons.
+    """
     back = recurrent_weight.detach().float().contiguous()
     arithmetic, N = planes.arithmetic(back.device, torch.float32), len(back)
     diagonal = back.dim() == 1
-    block_n = min(128 if arithmetic["PLANES"] == 3 else 64, max(triton.next_power_of_2(N), 16))
+    block_n = min(most if arithmetic["PLANES"] == 3 else 64, max(triton.next_power_of_2(N), 16))
     launch = {
         "DIAGONAL": diagonal, "SAMPLES": SAMPLES, "BLOCK_N": block_n,
         "BLOCK_K": 32 if arithmetic["PLANES"] == 3 else 16,
@@ -133,6 +160,11 @@ def _prepared(recurrent_weight: Tensor) -> tuple[Tensor, dict[str, Any]]:
     }  # fmt: skip
     split = planes.split(back) if arithmetic["PLANES"] == 3 and not diagonal else back
     return split, arithmetic | launch
+
+
+def _strides(right: Tensor) -> tuple[int, int]:
+    """Elements between rows of V and between its planes."""
+    return (right.stride(-2), right.stride(0)) if right.dim() > 1 else (0, 0)
 
 
 def _grid(B: int, N: int, options: dict[str, Any]) -> tuple[int, int]:
