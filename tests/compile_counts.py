@@ -8,12 +8,14 @@ from unittest import mock
 
 import torch
 
+from fastsnn import LIF
+from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
-from fastsnn.kernels.triton import lif, philox, planes
-from fastsnn.kernels.triton.surrogates import neuron_arguments
-from tests.compile_cases import NEURON, empty
+from fastsnn.kernels.triton import philox, planes
+from fastsnn.kernels.triton.scan import scan_forward
+from tests.compile_cases import empty
 from tests.compile_targets import recording
 
 
@@ -21,7 +23,7 @@ def train(T: int = 100, batch: int = 64, test_batch: int = 200, pixels: int = 78
     """The launches of training and evaluation, as ``train`` makes them for a network of one layer."""
     weight = torch.nn.Parameter(empty(10, pixels))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    problem = Problem(T, 10, pixels, 0, False, False, True, neuron_arguments(**NEURON))
+    problem = Problem(T, 10, pixels, 0, False, False, True, compile_neuron(LIF()))
     parameters = Parameters(weight, None, optimizer, problem.block_n, problem.exact)
     rows, entries = empty(60001, dtype=torch.int32), empty(9 << 20, dtype=torch.int32)
     data = PixelIndex(rows, entries, empty(60000, dtype=torch.int64), pixels, capacities)
@@ -33,7 +35,7 @@ def train(T: int = 100, batch: int = 64, test_batch: int = 200, pixels: int = 78
 def try_backend() -> None:
     """The tiny kernel that shows that the backend runs."""
     one = empty(1, 1)
-    lif.launch_forward(one, None, one, empty(1), None, NEURON)
+    scan_forward(compile_neuron(LIF()), one, None, {}, one, empty(1, 1), None)
 
 
 def encode(T: int, batch: int, stream: int, epoch: int) -> None:

@@ -1,7 +1,6 @@
 """Compile the Triton kernels for GPUs that are not here, and check what the compiler made of them.
 
     python -m tests.compile_targets [--targets 61,80,90] [--quick] [--json FILE] [CASE ...]
-    python -m tests.compile_targets --write PYTHON    all of them, sm_61 with that interpreter's Triton too, into docs/
 
 A case runs a launcher of the package on tensors without memory, with every launch recorded instead of made; what was
 recorded is compiled as that GPU's driver would get it. So the variants and their options are those of the code, for
@@ -14,7 +13,7 @@ each target its own. Each is checked for
                or of a logarithm
 
 Needs no GPU, and must not run under TRITON_INTERPRET. A variant that Triton's cache holds is not compiled again. Cases:
-``compile_cases.py``. Page: ``compile_page.py``. Tests: ``test_compile_targets.py``.
+``compile_cases.py``. Tests: ``test_compile_targets.py``.
 """
 
 import argparse
@@ -205,13 +204,10 @@ def check(case: Case, target: int) -> Iterator[Report]:
 
 
 def main() -> int:
-    from tests import compile_page
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", default=",".join(map(str, TARGETS)), help="compute capabilities, as 61,80,90")
     parser.add_argument("--quick", action="store_true", help="only the cases of the test suite")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports")
-    parser.add_argument("--write", metavar="PYTHON", help="write docs/compiled.md; see above")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases; default all")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -225,9 +221,6 @@ def main() -> int:
             for report in check(each, target):
                 print(report, flush=True)
                 reports.append(report)
-    if options.write:
-        reports += compile_page.reports_of(options.write)
-        compile_page.PAGE.write_text(compile_page.page(reports), encoding="utf-8")
     if options.json:
         options.json.write_text(json.dumps([asdict(report) for report in reports], indent=1))
     faulty = sum(bool(report.faults) for report in reports)

@@ -17,6 +17,7 @@ from fastsnn.config import Config
 from fastsnn.errors import DataUnavailable, RunFolderError
 from fastsnn.files import check_regular
 from fastsnn.sources import images as data
+from fastsnn.sources import mnist
 from fastsnn.text import printable, shell
 
 FEW = arguments(epochs=1)
@@ -61,7 +62,7 @@ def test_what_is_no_file(kind: str, file: str, command: Command, run: Path, tmp_
     else:
         raw = tmp_path / "data" / "MNIST" / "raw"
         raw.mkdir(parents=True)
-        for name in data._HEADERS:
+        for name in mnist.HEADERS:
             (raw / name).touch()
         said = make(kind, raw / "train-images-idx3-ubyte")
         if kind == "loop":
@@ -195,7 +196,7 @@ def test_a_failed_download_leaves_nothing(
             (raw / "train-labels-idx1-ubyte").write_bytes(bytes(10))
         no_network()
 
-    monkeypatch.setattr(data, "_torchvision", lambda name: dataset)
+    monkeypatch.setattr(mnist, "torchvision_class", lambda name: dataset)
     with pytest.raises(DataUnavailable, match="Network is unreachable"):
         data.load("mnist", folder)
     assert data.load("auto", folder).name == "digits"
@@ -210,7 +211,7 @@ def test_what_was_downloaded_whole_is_kept(tmp_path: Path, monkeypatch: pytest.M
             (raw / name).write_bytes(bytes(10_008))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "_torchvision", lambda name: dataset)
+    monkeypatch.setattr(mnist, "torchvision_class", lambda name: dataset)
     with pytest.raises(KeyboardInterrupt):
         data.load("mnist", tmp_path)
     left = sorted(path.name for path in (tmp_path / "MNIST" / "raw").iterdir())
@@ -221,7 +222,7 @@ def test_a_run_that_never_began_leaves_no_folders(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "_torchvision", lambda name: no_network)
+    monkeypatch.setattr(mnist, "torchvision_class", lambda name: no_network)
     for place in (["--name", "x"], ["--out", "a/b/c"], []):
         code, _, stderr = command("train", "--dataset", "mnist", "--data-dir", "none", *place)
         assert (code, stderr.count("\n")) == (1, 1)

@@ -23,7 +23,7 @@ def test_the_defaults_are_the_reference_job() -> None:
         None,
     )
     assert (config.optimizer, config.lr, config.loss, config.hidden, config.bias) == ("adam", 1e-3, "auto", (), False)
-    assert config.neuron == fastsnn.LIFParameters()
+    assert config.layer_neuron() == fastsnn.LIF()
 
 
 BAD = [
@@ -35,6 +35,10 @@ BAD = [
     ("test_samples", -1, "1 or more"),
     ("hidden", (800, 0), "1 or more"),
     ("hidden", (1.5,), "an integer"),
+    ("neuron", 3, "text"),
+    ("neuron", "lof", "if, lif, plif, cuba"),
+    ("recurrent", "yes", "true or false"),
+    ("learn_per", "batch", "layer, neuron"),
     ("bias", "yes", "true or false"),
     ("T", 0, "1 or more"),
     ("T", 2.5, "an integer"),

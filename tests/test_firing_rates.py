@@ -39,8 +39,8 @@ def test_a_silent_layer_is_diagnosed_once(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     silent = nn.Sequential(
-        fastsnn.LinearLIF(CHANNELS, 5, neuron=fastsnn.LIFParameters(v_threshold=0.1)),
-        fastsnn.LinearLIF(5, CLASSES, neuron=fastsnn.LIFParameters(v_threshold=1e6)),
+        fastsnn.LinearLIF(CHANNELS, 5, neuron=fastsnn.LIF(v_threshold=0.1)),
+        fastsnn.LinearLIF(5, CLASSES, neuron=fastsnn.LIF(v_threshold=1e6)),
     )
     fastsnn.fit(silent, arrays(), options(tmp_path / "run"), callbacks=[Listener()])
     found = [text for text in said if "fires" in text]

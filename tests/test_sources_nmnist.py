@@ -98,7 +98,7 @@ def test_a_bad_recording_is_named(tmp_path: Path, content: bytes, message: str) 
 def test_a_fifo_is_not_read(tmp_path: Path) -> None:
     write_nmnist(tmp_path)
     os.mkfifo(tmp_path / "Train" / "9" / "zzz.bin")
-    with pytest.raises(DataUnavailable, match=r"zzz.bin can't be read \(it is a FIFO, not a regular file\)"):
+    with pytest.raises(DataUnavailable, match=r"zzz.bin can't be read \(it is a pipe, not a file\)"):
         open_source("nmnist", tmp_path)
 
 

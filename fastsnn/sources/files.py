@@ -1,6 +1,5 @@
 """Files of data sets: what they are is checked before a byte is read."""
 
-import stat
 import struct
 import zipfile
 import zlib
@@ -8,16 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastsnn import files
 from fastsnn.errors import DataUnavailable
-
-_KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFDIR: "a folder",
-}
-
 
 # What NumPy and zipfile raise for damaged files: RuntimeError for an encrypted or unknown archive, MemoryError for a
 # header that names an array larger than memory.
@@ -39,12 +30,9 @@ _UNREADABLE = (
 def check_regular(path: Path, remedy: str) -> None:
     """Raise DataUnavailable unless ``path`` is a regular file: a FIFO or a device would be read for ever."""
     try:
-        mode = path.stat().st_mode
+        files.check_regular(path)
     except OSError as error:
         raise DataUnavailable(f"{path} can't be read ({error.strerror}): {remedy}") from error
-    if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise DataUnavailable(f"{path} can't be read (it is {kind}, not a regular file): {remedy}")
 
 
 def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:

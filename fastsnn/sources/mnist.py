@@ -6,7 +6,7 @@ import io
 import math
 import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fastsnn.errors import DataUnavailable
+from fastsnn.files import missing, remove_empty
 from fastsnn.sources.files import check_regular
 
 CLASS_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
@@ -107,16 +108,14 @@ def download(class_name: str, folder: Path, target: Path, remedy: str, say: Call
     """Download a set of torchvision's into ``folder``, its files into ``target``; a failure leaves no empty folder."""
     dataset = torchvision_class(class_name)
     say(f"downloading {class_name} to {folder}")
-    made = [path for path in (target, *target.parents) if not path.exists()]
+    new_folders, known, complete = missing(target), set(target.glob("*")), False
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # a progress bar per file
             dataset(folder, download=True)
+        complete = True
     except (OSError, RuntimeError, HTTPException) as error:
-        for path in made:
-            with suppress(OSError):
-                path.rmdir()
         reason = " ".join(str(error).split()) or type(error).__name__
         raise Undownloadable(
             f"{class_name} is not in {folder} and could not be downloaded: {reason}; {remedy}, "
@@ -124,6 +123,19 @@ def download(class_name: str, folder: Path, target: Path, remedy: str, say: Call
         ) from error
     finally:
         socket.setdefaulttimeout(before)
+        if not complete:
+            _clear(path for path in set(target.glob("*")) - known)
+            remove_empty(new_folders)
+
+
+def _clear(files: Iterable[Path]) -> None:
+    """Remove what a download that failed left half done; whole raw files and their archives are kept."""
+    for path in files:
+        header, raw = HEADERS.get(path.stem, (0,)), path.with_suffix("")
+        whole = raw.is_file() and raw.stat().st_size == 4 * len(header) + math.prod(header[1:])
+        if path.is_file() and not whole:
+            with suppress(OSError):
+                path.unlink()
 
 
 def read(path: Path, name: str) -> np.ndarray:
