@@ -109,10 +109,11 @@ def check_range(
     high = value < most if below else value <= most
     if low and high:
         return
+    top = str(most) if isinstance(most, int) else f"{most:g}".replace("e+", "e")
     allowed = f"more than {least:g}" if above else f"{least:g} or more"
     if most < float("inf"):
-        top = f"{most:g}".replace("e+", "e")
-        allowed += f" and less than {top}" if below else f", up to {top}"
+        allowed = f"{least:g} to {top}" if not (above or below) else allowed
+        allowed += f" and less than {top}" if below else f", up to {top}" if above else ""
     raise ValueError(f"{name} is {value}; allowed: {allowed}")
 
 

@@ -137,12 +137,11 @@ def lif_node(dtype: torch.dtype, neuron: LIF, backend: str = "cupy") -> Any:
         backend=backend,
     )
     hard_reset, ctype = neuron.v_reset is not None, DTYPES[dtype]
-    node.forward_kernel = modules.kernels.LIFNodeFPTTKernel(neuron.decay_input, hard_reset, ctype)
-    node.backward_kernel = _OnTorchStream(
-        modules.kernels.LIFNodeBPTTKernel(
-            neuron.decay_input, function.cuda_codes, hard_reset, neuron.detach_reset, ctype
-        )
+    backward = modules.kernels.LIFNodeBPTTKernel(
+        neuron.decay_input, function.cuda_codes, hard_reset, neuron.detach_reset, ctype
     )
+    node.forward_kernel = _with_source(modules.kernels.LIFNodeFPTTKernel(neuron.decay_input, hard_reset, ctype))
+    node.backward_kernel = _OnTorchStream(_with_source(backward))
     return node
 
 

@@ -83,18 +83,19 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> str:
         raise EOFError("Ran out of input\nmore")
 
     load = backends.load
-    replaced = backends.Backend("numba", fail, fail)
+    replaced = NumbaBackend()
+    monkeypatch.setattr(replaced, "scan", fail)
     monkeypatch.setattr(backends, "load", lambda name: replaced if name == "numba" else load(name))
     return "auto passes over backend numba on cpu: its test kernel failed: EOFError: Ran out of input"
 
 
 def test_a_backend_that_auto_passes_over_is_named_once(broken: str, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        fastsnn.lif(torch.ones(1, 1))
+        fastsnn.scan(torch.ones(1, 1))
     assert [record.getMessage() for record in caplog.records] == [broken]
     assert caplog.records[0].levelno == logging.WARNING
     with pytest.raises(BackendUnavailable, match="Ran out of input"):
-        fastsnn.lif(torch.ones(1, 1), backend="numba")
+        fastsnn.scan(torch.ones(1, 1), backend="numba")
 
 
 def test_every_run_says_it(broken: str, command: Command, tmp_path: Path) -> None:
@@ -117,5 +118,7 @@ def test_an_error_without_a_text_is_a_reason_too(broken: str, monkeypatch: pytes
     def fail(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(backends, "load", lambda name: backends.Backend("numba", fail, fail))
+    replaced = NumbaBackend()
+    monkeypatch.setattr(replaced, "scan", fail)
+    monkeypatch.setattr(backends, "load", lambda name: replaced)
     assert backends.unusable("numba", torch.device("cpu")) == "its test kernel failed: MemoryError: no reason given"

@@ -48,10 +48,10 @@ def test_a_file_that_may_not_grow(room: int, server: Server, run: Path, tmp_path
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB."""
+    """A disk of 96 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    options = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    options = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)]
     try:
         subprocess.run(options, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):

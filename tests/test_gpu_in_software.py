@@ -14,8 +14,8 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[1]
 SELECTION = {
-    "sm_61": "test_triton_lif and (primes or hard)",
-    "sm_90": "test_triton_linear_lif and (tau2 or uint8) or test_triton_rate_step and (T131 or adam)",
+    "sm_61": "test_triton_scan and (primes or hard)",
+    "sm_90": "test_triton_linear and (tau2 or uint8) or test_triton_rate_step and (T131 or adam)",
 }
 """Target -> tests of test_forced_kernels.py."""
 

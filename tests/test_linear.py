@@ -25,7 +25,7 @@ from fastsnn import LIF
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.linear import linear, linear_op
 from fastsnn.kernels.neurons.program import compile_neuron
-from fastsnn.kernels.numba import products
+from fastsnn.kernels.numba import linear as numba_linear
 from fastsnn.kernels.triton import linear as triton_linear
 from fastsnn.kernels.triton import linear_forward, planes
 
@@ -142,7 +142,11 @@ def test_spikes_of_any_dtype_come_in(dtype: torch.dtype, kernel: str) -> None:
         of_x = grads.pop(0)
         assert of_x.dtype == dtype
         contract.require(contract.gradient_error("x", of_x, expected[2].double()))
-    contract.require(*(contract.same_bits(*row) for row in zip(NAMES[1:], grads, expected[3:], strict=True)))
+    rows = zip(NAMES[1:], grads, expected[3:], strict=True)
+    if dtype == torch.float64:  # not taken for spikes: a library makes the products, in an order of its own
+        contract.require(*(contract.gradient_error(name, grad, exact.double()) for name, grad, exact in rows))
+    else:
+        contract.require(*(contract.same_bits(*row) for row in rows))
 
 
 @every
@@ -239,7 +243,8 @@ def test_numba_scans_the_currents_of_its_own_product(options: dict, has_bias: bo
     layer, neuron = (x, weight, bias)[: 2 + has_bias], LIF(**options)
     inputs = leaves(*layer, v)
     spikes, last = call("numba", *inputs[:-1], *(() if has_bias else (None,)), inputs[-1], neuron=neuron)
-    expected, (expected_v,) = reference.scan(products.linear(*layer), neuron, (v,))
+    current = numba_linear.currents(numba_linear.as_spikes(x, len(x)), weight, bias if has_bias else None)
+    expected, (expected_v,) = reference.scan(current, neuron, (v,))
     contract.require(contract.same_bits("spikes", spikes, expected), contract.same_bits("v", last, expected_v))
     actual = gradients((spikes, last), inputs, *upstream)
     replayed = []

@@ -35,7 +35,7 @@ FILES: dict[str, tuple[str | bytes, int, str]] = {
     "a number for a name": ("3: 4\n", 2, "has the unknown option 3"),
     "yes for a name": ("yes: 4\n", 2, "has the unknown option True"),
     "a list for a name": ("? [a]\n: 4\n", 1, "can't be read as YAML"),
-    "no value": ("T:\n", 2, "T is None; allowed: an integer"),
+    "no value": ("lr:\n", 2, "lr is None; allowed: a number"),
     "a mapping for a number": ("T: {a: 3}\n", 2, "T is {'a': 3}; allowed: an integer"),
     "text for a number": ("T: many\n", 2, "T is 'many'; allowed: an integer"),
     "a date for a number": ("T: 2001-01-01\n", 2, "allowed: an integer"),

@@ -71,10 +71,10 @@ def test_predictions_are_those_of_evaluate(trained: Trained) -> None:
     assert recording.accuracy == result["test_accuracy"] == recording.history[-1].test_accuracy
     assert 0.15 < recording.accuracy < 1, "the run has learnt too little, or too well, to tell anything"
     images, config = recording.dataset.test_images, recording.config
-    x = fastsnn.poisson_encode(images, config.T, config.seed, stream=1)
+    x = fastsnn.poisson_encode(images, recording.T, config.seed, stream=1)
     for weight, bias in recording.layers:
-        x, _ = fastsnn.linear(x, weight, bias, config.neuron, backend="torch")
-    torch.testing.assert_close(recording.rates, x.mean(0), atol=1.01 / config.T, rtol=0)
+        x, _ = fastsnn.linear(x, weight, bias, config.layer_neuron(), backend="torch")
+    torch.testing.assert_close(recording.rates, x.mean(0), atol=1.01 / recording.T, rtol=0)
     assert (recording.predictions == x.mean(0).argmax(-1)).float().mean() > 0.98
 
 

@@ -184,7 +184,7 @@ def _without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
         yield
 
     make = spikingjelly.lif_node
-    monkeypatch.setattr(spikingjelly, "lif_node", lambda dtype, **options: make(dtype, backend="torch", **options))
+    monkeypatch.setattr(spikingjelly, "lif_node", lambda dtype, neuron: make(dtype, neuron, backend="torch"))
     monkeypatch.setattr(spikingjelly, "_require", lambda: None)
     monkeypatch.setattr(spikingjelly, "_torch_stream", stream)
     monkeypatch.setattr(spikingjelly, "_nodes", spikingjelly._Nodes())

@@ -98,8 +98,8 @@ def test_a_wait_for_the_compiler_is_announced_with_a_count(monkeypatch: pytest.M
 
 def test_backend_triton_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "toolchain_refusal", lambda: "no compiler")
-    assert backends._refusal("triton", GPU) == "no compiler"
-    assert backends._refusal("torch", GPU) is None
+    assert backends.load("triton").refusal(GPU) == "no compiler"
+    assert backends.load("torch").refusal(GPU) is None
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> None:

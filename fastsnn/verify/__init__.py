@@ -135,7 +135,8 @@ def left_out(case: Case, target: Target, named: bool = False) -> str | None:
     if name == "cupy" and case.dtype in _HALF:
         return "SpikingJelly's state is in half precision, for which nothing is promised"
     operation = "recurrent" if case.recurrent else "linear" if case.K else "scan"
-    return target.backend.declines(case.neuron, torch.float32, bool(case.learn), operation, case.N)
+    size = case.N if case.recurrent and not case.diagonal else 0
+    return target.backend.declines(case.neuron, torch.float32, bool(case.learn), operation, size)
 
 
 def _run(case: Case, target: Target, row: Row, rerun: str) -> None:
