@@ -183,7 +183,8 @@ def training_step(gpu: Gpu, sizes: Sizes, B: int, T: int, training: bool = True)
     encode, step, update = (size for size in found if size is not None)
     chunks, block_t = ceil(T / 128), min(128, max(16, 2 ** (T - 1).bit_length()))
     tensor, part = gpu.bf16 > 0, max(block_t / 128, 0.25)
-    group = ceil(B / max(rate_step_launch.MAX_GROUPS, rate_step_launch.PARTIAL_BYTES // (64 * 785))) if training else 1
+    own = B * 64 * 785 <= rate_step_launch.PARTIAL_BYTES
+    group = ceil(B / rate_step_launch.MAX_GROUPS) if training and not own else 1
     groups, several = ceil(B / group), training and group * chunks > 1
     # Of one sample and chunk: currents, the walk (a chain of five instructions a step), and what lies between.
     block_k = 64 if tensor else 32
