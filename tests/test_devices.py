@@ -83,10 +83,10 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> str:
         raise EOFError("Ran out of input\nmore")
 
     load = backends.load
-    replaced = NumbaBackend()
+    replaced = backends.NumbaBackend()
     monkeypatch.setattr(replaced, "scan", fail)
     monkeypatch.setattr(backends, "load", lambda name: replaced if name == "numba" else load(name))
-    return "auto passes over backend numba on cpu: its test kernel failed: EOFError: Ran out of input"
+    return "backend auto takes torch on cpu: not numba, its test kernel failed: EOFError: Ran out of input"
 
 
 def test_a_backend_that_auto_passes_over_is_named_once(broken: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -118,7 +118,7 @@ def test_an_error_without_a_text_is_a_reason_too(broken: str, monkeypatch: pytes
     def fail(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    replaced = NumbaBackend()
+    replaced = backends.NumbaBackend()
     monkeypatch.setattr(replaced, "scan", fail)
     monkeypatch.setattr(backends, "load", lambda name: replaced)
     assert backends.unusable("numba", torch.device("cpu")) == "its test kernel failed: MemoryError: no reason given"

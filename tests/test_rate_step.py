@@ -91,10 +91,10 @@ def test_groups_of_samples_share_a_partial_sum(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("pixels", "batch_size", "group"), [(784, 64, 1), (784, 667, 1), (784, 668, 2), (65_535, 256, 1), (65_535, 257, 2)]
+    ("pixels", "batch_size", "group"), [(784, 64, 1), (784, 667, 1), (784, 668, 3), (65_535, 256, 1), (65_535, 257, 2)]
 )
-def test_partial_sums_are_as_many_as_memory_allows(pixels: int, batch_size: int, group: int) -> None:
-    """32 MB of them, and at least 256."""
+def test_a_sample_has_its_own_partial_sum_if_all_fit(pixels: int, batch_size: int, group: int) -> None:
+    """In 32 MB; else there are at most 256."""
     case = Case(1, pixels, 3, 4, optimizer="sgd")
     step = case.step()
     plan = rate_step_launch.Plan(

@@ -17,8 +17,8 @@ from fastsnn.kernels.triton import triton
 from fastsnn.kernels.triton.program import device_function
 
 MAX_GROUPS, PARTIAL_BYTES = 256, 1 << 25
-"""Partial sums of the weight gradient, at most: so many, or as many as that memory holds. Each sample of its own spares
-the step to clear its sum and to read what it adds to."""
+"""Partial sums of the weight gradient, at most; but one for each sample of a batch if all of them fit in that memory,
+which spares the step to clear a sum and to read what it adds to."""
 BLOCK_STEPS = 8
 """Steps of a block: they share one launch of the encoder and, on a GPU, one of the graph."""
 BLOCK_SAMPLES = 2048
@@ -83,8 +83,8 @@ class Plan:
         self.problem, self.parameters, self.training = problem, parameters, training
         self.batch_size, self.steps, self.capacity = batch_size, steps, data.capacity
         self.data = data.row_ptr, data.entries, data.labels
-        most = max(MAX_GROUPS, PARTIAL_BYTES // (4 * (problem.pixels + 1) * problem.block_n))
-        self.group = -(-batch_size // most) if training else 1
+        own = batch_size * 4 * (problem.pixels + 1) * problem.block_n <= PARTIAL_BYTES
+        self.group = -(-batch_size // MAX_GROUPS) if training and not own else 1
         self.groups = -(-batch_size // self.group)
         spikes = batch_size * data.capacity * 4 * (1 + 4 * problem.chunks)
         batches = BLOCK_STEPS if training else -(-BLOCK_SAMPLES // batch_size)
