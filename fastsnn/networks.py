@@ -78,6 +78,16 @@ class SpatialLIF(LIF):
         return super().forward(current.movedim(2, -1)).movedim(-1, 2)
 
 
+def spiking(neuron: LIFParameters, backend: str, spatial: bool = False) -> nn.Module:
+    """Neurons over given currents; ``spatial`` behind a convolution."""
+    return (SpatialLIF if spatial else LIF)(neuron, backend)
+
+
+def linear_spiking(inputs: int, size: int, bias: bool, neuron: LIFParameters, backend: str) -> nn.Module:
+    """A linear layer and its neurons, fused."""
+    return LinearLIF(inputs, size, bias, neuron, backend)
+
+
 class LeakyIntegrator(nn.Module):
     """Neurons that never spike: currents [T, B, ...] -> membrane potentials [T, B, ...].
 
@@ -210,7 +220,7 @@ class _Builder:
         self.modules.append(TimeDistributed(convolution))
         if normed:
             self.modules.append(TimeDistributed(nn.BatchNorm2d(part.channels)))
-        self.modules.append(SpatialLIF(self.neuron, self.backend))
+        self.modules.append(spiking(self.neuron, self.backend, spatial=True))
         sizes = [(size + 2 * (part.kernel // 2) - part.kernel) // part.stride + 1 for size in (height, width)]
         self._resize(part, part.channels, *sizes)
 
@@ -232,9 +242,9 @@ class _Builder:
         if normed:
             self.modules.append(nn.Linear(self.shape[0], size, self.bias))
             self.modules.append(TimeDistributed(nn.BatchNorm1d(size)))
-            self.modules.append(LIF(self.neuron, self.backend))
+            self.modules.append(spiking(self.neuron, self.backend))
         else:
-            self.modules.append(LinearLIF(self.shape[0], size, self.bias, self.neuron, self.backend))
+            self.modules.append(linear_spiking(self.shape[0], size, self.bias, self.neuron, self.backend))
         self.shape = (size,)
 
     def _flatten(self) -> None:
