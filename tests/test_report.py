@@ -98,7 +98,9 @@ def test_the_table_is_the_metrics(reported: Reported) -> None:
     for row in reported.recording.history:
         losses = f"{row.train_loss:.5f} {row.train_accuracy:.2%} {row.test_loss:.5f} {row.test_accuracy:.2%}"
         assert f"{row.epoch} {losses.replace('%', ' %')} {row.train_seconds:.2f}" in text
+        assert " ".join(f"{rate:.4f}" for rate in row.firing_rates) in text
     assert len(reported.recording.history) == 3
+    assert "firing rate 1 firing rate 2" in text
 
 
 def test_everything_is_in_the_file(reported: Reported) -> None:
