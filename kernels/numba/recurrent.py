@@ -3,7 +3,7 @@
 For backward the whole currents are kept, from which the steps are made again, and the outputs.
 
 Operation: ``kernels/recurrent.py``. Twin: ``kernels/triton/recurrent.py``. Tests: ``tests/test_recurrent.py``.
-Benchmark: ``bench/bench_recurrent.py``.
+Benchmark: ``bench/recurrent.py``.
 """
 
 import numba

@@ -4,7 +4,7 @@ V is taken as exact planes of bf16 on tensor cores from sm_80 on, and in fp32 be
 products of the currents' gradient over all T. Sums have a fixed order.
 
 Operation: ``kernels/recurrent.py``. Twin: ``kernels/numba/recurrent.py``. Tests: ``tests/test_recurrent.py``.
-Benchmark: ``bench/bench_recurrent.py``.
+Benchmark: ``bench/recurrent.py``.
 """
 
 from typing import Any
