@@ -115,7 +115,11 @@ def _alternate(works: dict[str, Callable[[], object]], clock: Callable[[], float
 
 def save(lines: list[Line]) -> None:
     """Write the table of this machine to the results folder."""
-    about = {"device": machine.device_name(torch.device("cpu")), "cores": cores(), "system": platform.platform()}
+    about = {
+        "device": machine.device_name(torch.device("cpu")),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     table = [line._asdict() | {"layer": line.layer._asdict()} for line in lines]
     path = FOLDER / "spike-products" / f"{machine.slug(str(about['device']))}.json"
     path.parent.mkdir(exist_ok=True)
