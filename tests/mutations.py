@@ -30,7 +30,7 @@ NO_OP = "no-op"
 NOT_RUN = "not run"
 TIME_LIMIT = 300
 """Seconds of processor time for the tests of one mutation: a busy machine changes nothing."""
-TESTS = {"torch-philox": "tests/test_philox.py", "numba-spike-products": "tests/test_spike_products.py"}
+TESTS = {"torch-philox": "tests/test_philox.py"}
 """Tests of a kernel, where they are not its own of ``tests/test_forced_kernels.py``."""
 
 

@@ -19,7 +19,6 @@ KINDS = {
     "triton-rate-step": RATE_STEP,
     "numba-rate-step": RATE_STEP,
     "torch-philox": {"no-op", "random numbers"},
-    "numba-spike-products": {"no-op", "currents", "last step", "tail mask", "dW", "dbias", "packing"},
 }
 """Kernel -> what at least one mutation must hit."""
 
