@@ -7,6 +7,7 @@ the inputs that spike at all, ``active`` the share of those inputs.
 
 import argparse
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -114,9 +115,13 @@ def _alternate(works: dict[str, Callable[[], object]], clock: Callable[[], float
 
 def save(lines: list[Line]) -> None:
     """Write the table of this machine to the results folder."""
-    about = machine.describe(torch.device("cpu"), quick=False)
+    about = {
+        "device": machine.device_name(torch.device("cpu")),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     table = [line._asdict() | {"layer": line.layer._asdict()} for line in lines]
-    path = FOLDER / "spike-products" / f"{machine.slug(about['device'])}.json"
+    path = FOLDER / "spike-products" / f"{machine.slug(str(about['device']))}.json"
     path.parent.mkdir(exist_ok=True)
     results = {"machine": about, "environment": machine.environment(), "lines": table}
     path.write_text(json.dumps(results, indent=1) + "\n")

@@ -243,7 +243,7 @@ def test_errors_name_what_was_given(change: dict[str, Any], message: str) -> Non
 def taken(T: int, N: int, density: float, forward: bool, K: int = 784) -> str:
     """The way that a sample takes."""
     x, shape = spikes(T, 1, K, density), layout.shape_of(T, 1, K, N)
-    share, words = choice.list_share("auto", shape), spike_products.pack(x)
+    share, words = choice.list_share("auto", shape, packed=False), spike_products.pack(x)
     if share is None:
         return "dense"
     product = kernels.product(shape, share, 1, words, np.empty((N, K), np.float32) if forward else None)
@@ -255,6 +255,7 @@ def taken(T: int, N: int, density: float, forward: bool, K: int = 784) -> str:
 def test_shape_and_density_decide(forward: bool) -> None:
     """Few rows: dense. Lists for rare spikes, up to a higher density the more neurons there are."""
     assert taken(4, 800, 0.01, forward) == "dense"
+    assert choice.list_share("auto", layout.shape_of(4, 1, 784, 800), packed=True) is not None
     assert [taken(100, 800, density, forward) for density in (0.01, 0.05, 0.2, 1.0)] == ["lists"] * 2 + ["tables"] * 2
     assert [taken(500, 10, density, forward) for density in (0.0005, 0.05)] == ["lists", "tables"]
 
@@ -299,7 +300,7 @@ def test_another_kernel_runs_on_the_currents_of_a_block(T: int, B: int, way: spi
     x, weight, bias = spikes(T, B, K, 0.3), torch.randn(N, K) / 4, torch.rand(N)
     shape, words = layout.shape_of(T, B, K, N), spike_products.pack(x)
     assert words is not None
-    share = choice.list_share(way, shape)
+    share = choice.list_share(way, shape, packed=True)
     product = kernels.product(shape, share, 2, words.numpy(), weight.numpy(), bias.numpy())
     found = torch.zeros(T, B, N, dtype=torch.bool)
     spread(fire, 2, product, found.numpy(), arrived=product.arrived)

@@ -57,7 +57,7 @@ def currents(
     if not out.numel():
         return out
     shape = shape_of(T, inner.numel(), K, N)
-    share = list_share(way, shape) if K else None
+    share = list_share(way, shape, isinstance(x, PackedSpikes)) if K else None
     words = None if share is None else _words(x, way)
     if words is None or share is None:
         out.copy_(linear(_dense(x), weight.float(), None if bias is None else bias.float()))
@@ -89,7 +89,7 @@ def weight_gradient(
     out = _output("out", out, (N, K))
     bias = None if bias_out is None else _output("bias_out", bias_out, (N,))
     shape = shape_of(T, inner.numel(), K, N) if grad.numel() and K else None
-    share = None if shape is None else list_share(way, shape)
+    share = None if shape is None else list_share(way, shape, isinstance(x, PackedSpikes))
     words = None if share is None else _words(x, way)
     rows = grad.reshape(-1, N)
     if shape is None or share is None or words is None:

@@ -4,7 +4,7 @@ For a group of samples of which A inputs spike at all, in R rows, and P panels o
 
     tables  TABLE * P * A * (R + BUILD) for currents, TABLE * P * R * (A + BUILD) for the gradient
     lists   (LIST * P + ENTRY) * spikes, for the gradient and TABLE * P * A * BEGIN
-    dense   for a few rows alone, whose weights cost more to lay out than to read once
+    dense   for a few rows that don't come packed: laying out the weights costs more than reading them once
 
 The group's counts decide in the kernel (``kernels.use_lists``).
 """
@@ -28,19 +28,19 @@ ENTRY = 5.0
 BEGIN = 30
 """What beginning and ending an input's list costs the gradient, in rows of a table."""
 DENSE_ROWS = 4
-"""Rows (time steps times samples) up to which a product is dense."""
+"""Rows (time steps times samples) up to which a product of spikes that don't come packed is dense."""
 ALWAYS, NEVER = 1.0, -1.0
 """Shares that stand for lists, or tables, whatever the spikes."""
 
 
-def list_share(way: Way, shape: Shape) -> float | None:
+def list_share(way: Way, shape: Shape, packed: bool) -> float | None:
     """Spikes per addition of the tables below which lists are faster; None for a dense product.
 
     Raises ValueError for an unknown way.
     """
     if way not in WAYS:
         raise ValueError(f"way is {way!r}; allowed: {', '.join(WAYS)}")
-    if way == "dense" or (way == "auto" and shape.T * shape.B <= DENSE_ROWS):
+    if way == "dense" or (way == "auto" and not packed and shape.T * shape.B <= DENSE_ROWS):
         return None
     if way != "auto":
         return ALWAYS if way == "lists" else NEVER
