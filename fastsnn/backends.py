@@ -21,12 +21,15 @@ from fastsnn.kernels import linear as linear_operation
 from fastsnn.kernels import reference
 from fastsnn.kernels import scan as scan_operation
 from fastsnn.kernels.neurons import LIF, Neuron
+from fastsnn.kernels.neurons.neuron import neuron_of
 from fastsnn.kernels.packed import PackedSpikes
 
 AUTO_ORDER = {"cuda": ("triton", "cupy", "torch"), "cpu": ("numba", "torch")}
 """What ``auto`` tries, fastest first."""
 
 PASCAL_PIP = "pip install torch==2.7.1 torchvision==0.22.1"
+
+_LIF = LIF()
 
 Parameters = Mapping[str, Tensor]
 
@@ -231,12 +234,18 @@ def resolve(
     Raises ValueError for an unknown name or for neurons that the backend declines, BackendUnavailable if it can't run
     here.
     """
-    return load(_usable_name(name, device, neuron or LIF(), dtype, learns))
+    # The neuron by its key: torch.compile of torch before 2.8 can't hand on a frozen dataclass.
+    return load(_usable_name(name, device, _key_of(neuron), dtype, learns))
+
+
+def _key_of(neuron: Neuron | None) -> str:
+    return _LIF.key if neuron is None else neuron.key
 
 
 # torch.compile calls it while it traces, so that no test kernel becomes part of a graph.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _usable_name(name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool) -> str:
+def _usable_name(name: str, device: torch.device, key: str, dtype: torch.dtype, learns: bool) -> str:
+    neuron = neuron_of(key)
     if name == "auto":
         chosen, passed_over = choose(device, neuron, dtype, learns)
         if passed_over:

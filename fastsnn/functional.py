@@ -54,7 +54,7 @@ def scan(
     shape = current.shape[1:]
     given = _checked_parameters(parameters, neuron, shape, current)
     stacked = _stacked(state, neuron, shape, current)
-    chosen = backends.resolve(backend, current.device, neuron, current.dtype, bool(given))
+    chosen = backends.resolve(backend, current.device, neuron, current.dtype, len(given) > 0)
     output, last = chosen.scan(current, neuron, stacked, given)
     return output, dict(zip(neuron.states, last.unbind(), strict=True))
 
@@ -136,7 +136,7 @@ def linear(
     output_shape = torch.Size((*shape[1:-1], weight.shape[0]))
     given = _checked_parameters(parameters, neuron, output_shape, weight)
     stacked = _stacked(state, neuron, output_shape, weight)
-    chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given))
+    chosen = backends.resolve(backend, device, neuron, weight.dtype, len(given) > 0)
     if path not in chosen.paths:
         raise ValueError(f"path is {path!r}; backend {chosen.name} allows: {', '.join(chosen.paths)}")
     precision: AbstractContextManager[object] = nullcontext()
