@@ -21,6 +21,7 @@ from fastsnn.kernels import recurrent as recurrent_operation
 from fastsnn.kernels import reference
 from fastsnn.kernels import scan as scan_operation
 from fastsnn.kernels.neurons import LIF, Neuron
+from fastsnn.kernels.neurons.neuron import neuron_of
 from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.kernels.triton import toolchain_refusal
 from fastsnn.notices import say_once
@@ -282,14 +283,17 @@ def resolve(
     Raises ValueError for an unknown name or for neurons that the backend declines, BackendUnavailable if it can't run
     here.
     """
-    return load(_usable_name(name, device, neuron or _LIF, dtype, learns, operation, size))
+    # The neuron by its key: torch.compile of torch before 2.8 can't hand on a frozen dataclass.
+    key = (neuron or _LIF).key
+    return load(_usable_name(name, device, key, dtype, learns, operation, size))
 
 
 # torch.compile calls it while it traces, so that no test kernel becomes part of a graph.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _usable_name(
-    name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int
+    name: str, device: torch.device, key: str, dtype: torch.dtype, learns: bool, operation: str, size: int
 ) -> str:
+    neuron = neuron_of(key)
     if name == "auto":
         chosen, passed_over = choose(device, neuron, dtype, learns, operation, size)
         if passed_over:

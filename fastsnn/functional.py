@@ -54,7 +54,7 @@ def scan(
     shape = current.shape[1:]
     given = _checked_parameters(parameters, neuron, shape, current)
     stacked = _stacked(state, neuron, shape, current)
-    chosen = backends.resolve(backend, current.device, neuron, current.dtype, bool(given), "scan")
+    chosen = backends.resolve(backend, current.device, neuron, current.dtype, len(given) > 0, "scan")
     output, last = chosen.scan(current, neuron, stacked, given)
     return output, dict(zip(neuron.states, last.unbind(), strict=True))
 
@@ -132,7 +132,7 @@ def linear(
     output_shape = torch.Size((*shape[1:-1], weight.shape[0]))
     given = _checked_parameters(parameters, neuron, output_shape, weight)
     stacked = _stacked(state, neuron, output_shape, weight)
-    chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given))
+    chosen = backends.resolve(backend, device, neuron, weight.dtype, len(given) > 0)
     if path not in chosen.paths:
         raise ValueError(f"path is {path!r}; backend {chosen.name} allows: {', '.join(chosen.paths)}")
     with _autocast_off(device, weight.dtype) as dtype:
@@ -196,7 +196,7 @@ def recurrent(
         _check_state(state, (*neuron.states, "output"), output_shape, weight)
         initial, stacked = state["output"], torch.stack([state[name] for name in neuron.states])
     size = N if recurrent_weight.dim() == 2 else 0
-    chosen = backends.resolve(backend, device, neuron, weight.dtype, bool(given), "recurrent", size)
+    chosen = backends.resolve(backend, device, neuron, weight.dtype, len(given) > 0, "recurrent", size)
     with _autocast_off(device, weight.dtype) as dtype:
         x, weight, bias = (_in_dtype(value, dtype) for value in (x, weight, bias))
         output, last = chosen.recurrent(x, weight, recurrent_weight, bias, neuron, stacked, initial, given, packed)
