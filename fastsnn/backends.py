@@ -283,9 +283,23 @@ def resolve(
     Raises ValueError for an unknown name or for neurons that the backend declines, BackendUnavailable if it can't run
     here.
     """
+    if not isinstance(load(name) if name != "auto" else None, TorchBackend) and (reason := _transformed()):
+        if name != "auto":
+            raise ValueError(f"backend {name} cannot compute this: {reason}; use backend torch")
+        say_once(f"backend auto takes torch: {reason}")
+        return load("torch")
     # The neuron by its key: torch.compile of torch before 2.8 can't hand on a frozen dataclass.
     key = (neuron or _LIF).key
     return load(_usable_name(name, device, key, dtype, learns, operation, size))
+
+
+def _transformed() -> str | None:
+    """Why only plain torch can compute what is called now; None if any backend may."""
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return "only torch's own operators can be exported, as to ONNX"
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return "only torch's own operators can be transformed by torch.func (grad, vmap, jvp)"
+    return None
 
 
 # torch.compile calls it while it traces, so that no test kernel becomes part of a graph.

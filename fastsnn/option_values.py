@@ -112,8 +112,7 @@ def check_range(
     top = str(most) if isinstance(most, int) else f"{most:g}".replace("e+", "e")
     allowed = f"more than {least:g}" if above else f"{least:g} or more"
     if most < float("inf"):
-        allowed = f"{least:g} to {top}" if not (above or below) else allowed
-        allowed += f" and less than {top}" if below else f", up to {top}" if above else ""
+        allowed += f" and less than {top}" if below else f", up to {top}"
     raise ValueError(f"{name} is {value}; allowed: {allowed}")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.packed import PackedSpikes, carrier_for
-from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, sum_to
+from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, refuse_second_derivative, sum_to
 
 
 @torch.library.custom_op("fastsnn::linear", mutates_args=())
@@ -127,6 +127,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(
     ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _: Any, grad_carrier: Tensor | None
 ) -> tuple[Any, ...]:
+    refuse_second_derivative(ctx.given[-1])
     kept, x, weight, state, *parameters = ctx.saved_tensors
     of_x, of_weight, of_bias, of_state, of_carrier, *_ = ctx.needs_input_grad
     grad_x, grad_weight, grad_bias, grad_state, grad_rows = linear_backward_op(

@@ -118,6 +118,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _: Any) -> tuple[Any, ...]:
+    refuse_second_derivative(ctx.given[2])
     current, state, kept, *parameters = ctx.saved_tensors
     grad_current, grad_state, grad_rows = scan_backward_op(
         grad_output, grad_final, current, state, kept, parameters, *ctx.given
@@ -128,6 +129,12 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _
 
 
 scan_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def refuse_second_derivative(backend: str) -> None:
+    """Raise RuntimeError in a backward pass with ``create_graph``: its gradients would count as constants."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(f"backend {backend} has no second derivative (create_graph=True); use backend torch")
 
 
 def sum_to(grad: Tensor, shape: torch.Size) -> Tensor:

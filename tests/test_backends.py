@@ -155,3 +155,24 @@ def test_every_backend_has_what_the_protocol_asks_for() -> None:
         assert backend.name == name
         assert backend.paths[0] == "auto"
         assert all(callable(getattr(backend, member)) for member in members)
+
+
+def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) -> None:
+    """torch.func, torch.export and second derivatives: ``auto`` takes torch, and a backend by name refuses."""
+    x, weight = (torch.rand(6, 3, 5) < 0.5).float(), torch.rand(4, 5)
+
+    def mean(w: torch.Tensor, backend: str = "auto") -> torch.Tensor:
+        return fastsnn.linear(x, w, backend=backend)[0].mean()
+
+    leaf = weight.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(mean(leaf, "torch"), leaf)
+    torch.testing.assert_close(torch.func.grad(mean)(weight), expected)
+    assert "backend auto takes torch" in caplog.text
+    with pytest.raises(ValueError, match=r"backend numba cannot compute this: .*torch.func.*; use backend torch"):
+        torch.func.grad(lambda w: mean(w, "numba"))(weight)
+    program = torch.export.export(fastsnn.LinearLIF(5, 4), (x,))
+    assert "fastsnn" not in str(program.graph)
+    with pytest.raises(RuntimeError, match="backend numba has no second derivative .*; use backend torch"):
+        torch.autograd.grad(mean(leaf, "numba"), leaf, create_graph=True)
+    (first,) = torch.autograd.grad(mean(leaf, "torch"), leaf, create_graph=True)
+    assert torch.autograd.grad(first.square().sum(), leaf)[0].abs().sum() > 0

@@ -130,7 +130,7 @@ def test_debug_shows_where_an_error_came_from(command: Command) -> None:
     code, _, stderr = command("train", "--epochs", "0", "--debug")
     assert code == 2
     assert "Traceback" in stderr
-    assert stderr.splitlines()[-1] == "ValueError: epochs is 0; allowed: 1 to 2147483647"
+    assert stderr.splitlines()[-1] == "ValueError: epochs is 0; allowed: 1 or more, up to 2147483647"
 
 
 # Spellings.

@@ -55,7 +55,7 @@ BAD = [
     ("alpha", 0.0, "more than 0"),
     ("loss", "mae", "mse, ce"),
     ("readout", "best", "auto, rate, max, last, mean, steps"),
-    ("rate_lower", -0.1, "0 to 1"),
+    ("rate_lower", -0.1, "0 or more, up to 1"),
     ("rate_upper", 2.0, "up to 1"),
     ("rate_penalty", -1.0, "0 or more"),
     ("net", 3, "text"),

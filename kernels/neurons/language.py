@@ -311,11 +311,19 @@ FiringRule = Callable[[Tensor, "Surrogate", Operand], Tensor]
 class _Fire(torch.autograd.Function):
     """Heaviside step forward (1 at 0), surrogate derivative backward."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, surrogate: "Surrogate", alpha: Operand) -> Tensor:
+    def forward(x: Tensor, surrogate: "Surrogate", alpha: Operand) -> Tensor:
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(
+        ctx: torch.autograd.function.FunctionCtx, inputs: "tuple[Tensor, Surrogate, Operand]", output: Tensor
+    ) -> None:
+        x, surrogate, alpha = inputs
         ctx.save_for_backward(x)
         ctx.surrogate, ctx.alpha = surrogate, alpha  # type: ignore[attr-defined]
-        return (x >= 0).to(x.dtype)
 
     @staticmethod
     def backward(  # type: ignore[override]
