@@ -1,6 +1,7 @@
 """fastsnn: train spiking neural networks at the speed of the machine."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from fastsnn.training import History, Predictions, evaluate, fit, load, predict, train
 
 __version__ = "0.1.0"
+if not Path(__file__).with_name("kernels").is_dir():
+    # A checkout on Windows has a file in place of the link to the folder kernels/ beside this package.
+    __path__.append(str(Path(__file__).parents[1]))
 __all__ = [
     "ALIF",
     "IF",

@@ -172,7 +172,7 @@ def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) 
         torch.func.grad(lambda w: mean(w, "numba"))(weight)
     program = torch.export.export(fastsnn.LinearLIF(5, 4), (x,))
     assert "fastsnn" not in str(program.graph)
-    with pytest.raises(RuntimeError, match="backend numba has no second derivative .*; use backend torch"):
+    with pytest.raises(RuntimeError, match=r"backend numba has no second derivative .*; use backend torch"):
         torch.autograd.grad(mean(leaf, "numba"), leaf, create_graph=True)
     (first,) = torch.autograd.grad(mean(leaf, "torch"), leaf, create_graph=True)
     assert torch.autograd.grad(first.square().sum(), leaf)[0].abs().sum() > 0

@@ -138,7 +138,7 @@ def test_nobody_reads_the_output(server: Server, run: Path, tmp_path: Path) -> N
 
 def test_the_terminal_is_closed(server: Server, run: Path, tmp_path: Path) -> None:
     """As when a connection to another machine breaks: the run is saved, and goes on where it was stopped."""
-    child = server.start(tmp_path, "train", "--resume", run, "--epochs", 5000, terminal=0.5)
+    child = server.start(tmp_path, "train", "--resume", run, "--epochs", 20000, terminal=2)
     assert child.wait() == 129
     assert_goes_on(server, run, tmp_path, epochs=len(metrics(run)) + 1)
 

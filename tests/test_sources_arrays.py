@@ -256,7 +256,7 @@ def test_a_flipped_byte_is_named_or_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_fifo_a_device_and_a_missing_file_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npz")
-    for path, what in ((tmp_path / "pipe.npz", "it is a FIFO"), ("/dev/zero", "it is a device")):
+    for path, what in ((tmp_path / "pipe.npz", "it is a pipe"), ("/dev/zero", "it is a device")):
         with pytest.raises(DataUnavailable, match=what):
             open_source(path)
     with pytest.raises(DataUnavailable, match=r"none.npz can't be read \(No such file or directory\)"):

@@ -16,6 +16,7 @@ from fastsnn.config import FitConfig
 from fastsnn.encoding import poisson_encode
 from fastsnn.kernels import reference
 from fastsnn.kernels.neurons import SURROGATES, Surrogate
+from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.sources.images import DataSet, Images
 from fastsnn.training.autograd_step import AutogradStep
 from fastsnn.training.readouts import Objective
@@ -96,6 +97,7 @@ class Parts(TorchBackend):
         self, x: Any, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None, parameters: Any,
         packed: bool = False, path: str = "auto",
     ) -> Outputs:  # fmt: skip
+        x = x.unpack() if isinstance(x, PackedSpikes) else x
         x, weight, bias, state = self.arguments(x, weight, bias, state)
         return self.scan(self.product(x, weight, bias), neuron, state, parameters)
 
