@@ -17,7 +17,7 @@ from fastsnn.kernels.triton import philox as triton_philox
 class PackedSpikes(NamedTuple):
     """Spikes [T, ...], 32 time steps to a word: between two layers they take 1/32 of the memory of fp32.
 
-    ``linear_lif`` gives them with ``packed=True`` and takes them as its input; gradients flow through them. The words
+    ``linear`` gives them with ``packed=True`` and takes them as its input; gradients flow through them. The words
     of ``poisson_encode(..., packed=True)`` become some by ``PackedSpikes(words, T)``.
 
     Args:

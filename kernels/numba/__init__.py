@@ -1,4 +1,4 @@
-"""The kernels for the CPU, in Numba: ``philox`` (spikes), ``lif`` (scans, linear+LIF), ``rate_step`` (a training step).
+"""The kernels for the CPU, in Numba: ``philox`` (spikes), and the operations ``scan``, ``linear`` and ``recurrent``.
 
 Functions are compiled when they are first called, for this machine's instruction set, and their machine code is kept on
 disk (``cache.py``) beside the source or in the user's cache folder; where neither can be written each process compiles

@@ -4,7 +4,7 @@
 
 It computes what ``poisson_encode``, a linear layer, LIF neurons, ``reference.rate_loss`` and a torch optimizer compute.
 The bits of the result do not depend on the number of threads, which is ``numba.get_num_threads()``.
-Kernels: ``cpu/rate_kernels.py``. Twin: ``rate_step.py`` (Triton). Reference: ``kernels/reference.py``.
+Kernels: ``kernels.py``, ``neurons.py``. Twin: ``rate_classifier/triton/step.py``. Reference: ``kernels/reference.py``.
 Tests: ``tests/test_cpu_rate_step.py``, ``tests/test_cpu_training.py``.
 """
 
