@@ -200,8 +200,9 @@ def test_an_upgrade_whose_files_are_no_younger_and_damage(tmp_path: Path) -> Non
             os.utime(path, (1e9, 1e9))
 
     dated()
-    for process in [start(root, store) for _ in range(3)]:
-        assert ends(process) == ["compiling", "0.5"]
+    ended = [ends(process) for process in [start(root, store) for _ in range(3)]]
+    assert {lines[-1] for lines in ended} == {"0.5"}
+    assert ["compiling", "0.5"] in ended
     assert ends(start(root, store)) == ["0.5"]
     text = emitted.read_text()
     changed = text.replace("args[1], args[2])", "args[1], _negated(builder, args[2]))")

@@ -22,6 +22,7 @@ from fastsnn.training.loop import EVALUATION_BATCH, History, TrainingLoop, backe
 from fastsnn.training.machine import choose_device, cores, memory_explained, settings_kept, use_threads
 from fastsnn.training.process_group import ProcessGroup
 from fastsnn.training.readouts import SPIKING, objective_for
+from fastsnn.training.optimizer import check_optimizer
 from fastsnn.training.run_folder import Run
 from fastsnn.training.setup import Setup
 from fastsnn.training.splits import first_samples, split_source
@@ -45,6 +46,7 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
         try:
             options = run.config
             assert isinstance(options, Config)
+            check_optimizer(options)  # before kernels are compiled and data are downloaded
             device = choose_device(options, monitor, group)
             backend = backends.resolve(options.backend, device).name
             source = source_of(options, monitor)

@@ -48,6 +48,11 @@ def make_optimizer(config: FitConfig, parameters: Iterable[nn.Parameter]) -> tor
         raise ValueError(f"optimizer {config.optimizer} refuses {_shown(options)}: {reason}") from error
 
 
+def check_optimizer(config: FitConfig) -> None:
+    """Raise what :func:`make_optimizer` would."""
+    make_optimizer(config, [nn.Parameter(torch.zeros(1))])
+
+
 def _kinds() -> dict[str, Callable[..., torch.optim.Optimizer]]:
     """Name in lower case -> class."""
     found: dict[str, Callable[..., torch.optim.Optimizer]] = {}
