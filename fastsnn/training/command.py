@@ -20,9 +20,9 @@ from fastsnn.training.autograd_step import time_steps
 from fastsnn.training.epoch_results import EpochResults
 from fastsnn.training.loop import EVALUATION_BATCH, History, TrainingLoop, backend_of, compilation_announced
 from fastsnn.training.machine import choose_device, cores, memory_explained, settings_kept, use_threads
+from fastsnn.training.optimizer import check_optimizer
 from fastsnn.training.process_group import ProcessGroup
 from fastsnn.training.readouts import SPIKING, objective_for
-from fastsnn.training.optimizer import check_optimizer
 from fastsnn.training.run_folder import Run
 from fastsnn.training.setup import Setup
 from fastsnn.training.splits import first_samples, split_source
