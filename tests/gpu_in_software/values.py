@@ -107,21 +107,15 @@ def funnel_right(low: Value, high: Value, count: Value, clamp: bool) -> Value:
 
 
 def extract_bits(x: Value, start: Value, length: Value) -> Value:
-    """bfe: ``length`` bits from ``start``; of a signed value with the sign of the topmost."""
-    bits = x.dtype.itemsize * 8
+    """bfe: ``length`` bits from ``start``; of a signed value extended by the topmost, or by x's sign past its end."""
+    bits, kind = x.dtype.itemsize * 8, np.dtype(f"u{x.dtype.itemsize}").type
     start, length = (np.asarray(n, U32) & U32(255) for n in (start, length))
-    wide = (x.astype(S64) if x.dtype.kind == "i" else x.astype(U64)).astype(object if bits == 64 else S64)
-    if bits == 64:
-        raise ValueError("bfe of 64 bits")
-    length = np.minimum(length, U32(bits)).astype(S64)
-    moved = wide >> np.minimum(start, U32(63)).astype(S64)
-    mask = (S64(1) << length) - S64(1)
-    field = moved & mask
-    if x.dtype.kind == "i":
-        last = np.minimum(start.astype(S64) + length - 1, bits - 1)
-        negative = ((wide >> np.maximum(last, 0)) & 1 == 1) & (length > 0)
-        field = np.where(negative, field | ~mask, field)
-    return field.astype(x.dtype)
+    field = shift_right(x, start).view(kind) & ~shift_left(~kind(0), length)
+    if x.dtype.kind == "u":
+        return field
+    last = np.clip(start.astype(S64) + length - 1, 0, bits - 1).astype(U32)
+    negative = (shift_right(x.view(kind), last) & kind(1) == 1) & (length > 0)
+    return np.where(negative, field | shift_left(~kind(0), length), field).view(x.dtype)
 
 
 def insert_bits(part: Value, x: Value, start: Value, length: Value) -> Value:
