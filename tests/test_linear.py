@@ -83,20 +83,18 @@ def check(kernel: str, tensors: Sequence[Tensor], *upstream: Tensor, neuron: LIF
     spikes, v, *actual = run(kernel, tensors, *upstream, neuron=neuron)
     x, weight, bias, _ = tensors
     assert spikes.dtype == weight.dtype
-    replayed, paths = [], []
-    magnitude = contract.product_magnitude(x.to(weight.dtype), weight, bias)
+    replayed = []
     for dtype in (torch.float64, torch.float32):
         inputs = leaves(*(t.to(dtype) for t in tensors))
-        current = F.linear(*inputs[:3])
-        fired, (final,) = contract.replay(current, neuron, inputs[3:], spikes.to(dtype))
-        wanted = inputs if x.is_floating_point() else inputs[1:]
-        replayed.append(gradients((fired, final), wanted, *upstream))
-        eps = torch.finfo(weight.dtype).eps
-        paths.append(contract.trajectory(current, neuron, inputs[3:], spikes, None, magnitude, eps))
+        fired, (final,) = contract.replay(F.linear(*inputs[:3]), neuron, inputs[3:], spikes.to(dtype))
+        replayed.append(gradients((fired, final), inputs if x.is_floating_point() else inputs[1:], *upstream))
+    magnitude, eps = contract.product_magnitude(x.to(weight.dtype), weight, bias), torch.finfo(weight.dtype).eps
+    current = F.linear(x.double(), weight.double(), bias.double())
+    path = contract.trajectory(current, neuron, tensors[3:], spikes, None, magnitude, eps)
     names = NAMES if x.is_floating_point() else NAMES[1:]
     contract.require(
-        contract.spikes_at_threshold(spikes, paths[0].distance, paths[0].bound),
-        contract.close("v", v, paths[0].states[0], paths[0].state_bounds[0], "C3"),
+        contract.spikes_at_threshold(spikes, path.distance, path.bound),
+        contract.close("v", v, path.states[0], path.state_bounds[0], "C3"),
         *(contract.gradient_error(*row) for row in zip(names, actual, *replayed, strict=True)),
     )
     assert v.dtype == torch.float32
