@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from fastsnn.functional import linear, scan
@@ -139,7 +140,7 @@ class _Stateful(MemoryModule):  # type: ignore[misc]
     def forward(self, current: Tensor) -> Tensor:
         spikes, state = scan(current, self.neuron, self._state(), backend=self.implementation)
         self.v = state["v"]
-        return spikes
+        return _as_of_a_node(spikes)
 
     def _state(self) -> dict[str, Tensor] | None:
         return None if self.v is None else {"v": self.v}
@@ -158,4 +159,10 @@ class _Fused(_Stateful):
     def forward(self, x: Tensor) -> Tensor:
         spikes, state = linear(x, self.weight, self.bias, self.neuron, self._state(), backend=self.implementation)
         self.v = state["v"]
-        return spikes
+        return _as_of_a_node(spikes)
+
+
+def _as_of_a_node(spikes: Tensor) -> Tensor:
+    """Spikes in the dtype that a LIFNode gives them: under autocast fp32."""
+    half = spikes.dtype in (torch.float16, torch.bfloat16)
+    return spikes.float() if half and torch.is_autocast_enabled(spikes.device.type) else spikes

@@ -187,3 +187,17 @@ def test_a_spikingjelly_without_activation_based(monkeypatch: pytest.MonkeyPatch
         runpy.run_path(fastsnn.conversion.__file__)
     assert "here is 0.0.0.0.12" in str(refused.value)
     assert str(refused.value).endswith(SPIKINGJELLY_PIP)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_dtypes_are_those_of_the_original_network(fused: bool) -> None:
+    """Spikes are fp32 under autocast, and in the network's own dtype else."""
+    make = layer.Linear if fused else lambda *sizes: nn.Sequential(layer.Linear(*sizes))
+    original = nn.Sequential(make(8, 6), neuron.LIFNode(surrogate_function=surrogate.ATan()))
+    functional.set_step_mode(original, "m")
+    x = (torch.rand(10, 4, 8) < 0.5).float()
+    for dtype, autocast in ((torch.float32, True), (torch.float32, False), (torch.bfloat16, False)):
+        network = copy.deepcopy(original).to(dtype)
+        accelerated, _ = fastsnn.accelerate(copy.deepcopy(network))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert accelerated(x.to(dtype)).dtype == network(x.to(dtype)).dtype

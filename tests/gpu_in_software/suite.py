@@ -42,7 +42,8 @@ def parts(target: str, cupy: bool, quick: bool) -> list[Part]:
     found = []
     for name in FILES:
         if cupy or "spikingjelly" not in name:
-            test = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{name}.py", "--gpu", target, "--gpu-log")
+            files = ("-p", "no:cacheprovider", f"tests/{name}.py", "-k", "not numba")
+            test = ("-m", "pytest", "-q", *files, "--gpu", target, "--gpu-log")
             found.append(Part(name, test))
     for backend in ("triton", "cupy") if cupy else ("triton",):
         verify = ("verify", "--backend", backend, "--device", "cuda", *["--quick"] * quick)
