@@ -112,7 +112,8 @@ def test_bad_input_gets_one_line(
     Path("full/notes").write_text("")
     found, stdout, stderr = command(*line.split())
     assert found == code, stderr
-    assert stdout in ("", "downloading MNIST to none\n")
+    # Kernels are compiled by whichever of these comes first on a machine.
+    assert set(stdout.splitlines()) <= {COMPILING, "downloading MNIST to none"}
     assert stderr.startswith("fastsnn: ")
     assert stderr.count("\n") == 1
     assert "Traceback" not in stderr
@@ -120,6 +121,9 @@ def test_bad_input_gets_one_line(
         assert part in stderr
     assert not list(Path.cwd().rglob("config.yaml")), "a refused run leaves nothing"
     assert not Path("runs").exists() or os.listdir("runs") == []
+
+
+COMPILING = "compiling the CPU kernels: once on this machine, in less than a minute"
 
 
 def _no_network(*_: object, **__: object) -> None:
