@@ -182,6 +182,8 @@ class Plan:
         scale = 1 / problem.T if problem.cross_entropy else 2 / (problem.classes * problem.T)
         # Triton 3.3 takes 156 registers for the products in fp32, of which 128 do: a fourth block on a multiprocessor.
         registers = 128 if not long and not problem.exact and problem.block_n == 16 else None
+        if long and problem.exact and problem.block_n > 16:
+            registers = 255  # the most that there are; without a limit the compiler spills for a third block on sm_80
         warps = 8 if long and problem.exact and self.training and problem.block_n > 16 else 4
         step_kernel[self.groups, batches](
             self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
