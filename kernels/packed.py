@@ -17,8 +17,8 @@ from fastsnn.kernels.triton import philox as triton_philox
 class PackedSpikes(NamedTuple):
     """Spikes [T, ...], 32 time steps to a word: between two layers they take 1/32 of the memory of fp32.
 
-    ``fastsnn.linear`` gives them with ``packed=True`` and takes them as its input; gradients flow through them. The
-    words of ``poisson_encode(..., packed=True)`` become some by ``PackedSpikes(words, T)``.
+    ``linear_lif`` gives them with ``packed=True`` and takes them as its input; gradients flow through them. The words
+    of ``poisson_encode(..., packed=True)`` become some by ``PackedSpikes(words, T)``.
 
     Args:
         words: int32 [ceil(T / 32), ...]; bit i of word w is the spike at t = 32 w + i, bits past T count for nothing.
