@@ -1,5 +1,6 @@
 """What a step needs, made from a network, a source and options: objective, optimizer, scaler, and which step it is."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from fastsnn.config import FitConfig
 from fastsnn.monitor import Monitor
-from fastsnn.networks import accepted_input
+from fastsnn.networks import Layers, accepted_input
 from fastsnn.sources import Source
 from fastsnn.training import run_folder
 from fastsnn.training.autograd_step import AutogradStep, time_steps
@@ -93,6 +94,10 @@ def check_network(network: nn.Module, source: Source, T: int) -> None:
     split = next((name for name in ("train", "validation", "test") if source.size(name)), None)
     if split is None:
         raise ValueError(f"{source.name} has no samples; allowed: 1 or more")
+    layer = single_layer(network)
+    takes_it = len(source.shape) == 1 or (isinstance(network, Layers) and network.flat)
+    if layer and takes_it and (layer.in_features, layer.out_features) == (math.prod(source.shape), source.classes):
+        return  # without compiling kernels that the fused step doesn't need
     batch = source.batch(split, torch.zeros(1, dtype=torch.int64), 1 if source.T is None else T)
     training = network.training
     network.eval()

@@ -13,7 +13,7 @@ from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import CHUNK, PixelIndex, encode_kernel
 from fastsnn.kernels.rate_classifier.triton.kernels import step_kernel
 from fastsnn.kernels.rate_classifier.triton.update import update_kernel
-from fastsnn.kernels.triton import triton
+from fastsnn.kernels.triton import planes, triton
 from fastsnn.kernels.triton.program import device_function
 
 MAX_GROUPS, PARTIAL_BYTES = 256, 1 << 25
@@ -181,8 +181,13 @@ class Plan:
         long = problem.chunks > 1
         scale = 1 / problem.T if problem.cross_entropy else 2 / (problem.classes * problem.T)
         # Triton 3.3 takes 156 registers for the products in fp32, of which 128 do: a fourth block on a multiprocessor.
-        registers = 128 if not long and not problem.exact and problem.block_n == 16 else None
-        warps = 8 if long and problem.exact and self.training and problem.block_n > 16 else 4
+        # That spills if a program has several samples.
+        narrow = not long and not problem.exact and problem.block_n == 16
+        registers = 128 if narrow and self.group == 1 else None
+        wide, newest = problem.exact and problem.block_n > 16, planes.capability(self.parameters.weight.device) >= 120
+        if wide and (long or (self.training and newest)):
+            registers = 255  # the most that there are; without a limit the compiler spills to fit a third block
+        warps = 8 if long and self.training and problem.block_n > 16 else 4
         step_kernel[self.groups, batches](
             self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
             self.currents, self.h, self.partial, self.stamps, self.spikes,
