@@ -283,21 +283,34 @@ def resolve(
     Raises ValueError for an unknown name or for neurons that the backend declines, BackendUnavailable if it can't run
     here.
     """
-    if not isinstance(load(name) if name != "auto" else None, TorchBackend) and (reason := _transformed()):
+    reason = _transformed()
+    if reason is not None and name != "torch":
         if name != "auto":
             raise ValueError(f"backend {name} cannot compute this: {reason}; use backend torch")
-        say_once(f"backend auto takes torch: {reason}")
+        _say_that_torch_is_taken(reason)
         return load("torch")
     # The neuron by its key: torch.compile of torch before 2.8 can't hand on a frozen dataclass.
-    key = (neuron or _LIF).key
+    key = _LIF.key if neuron is None else neuron.key
     return load(_usable_name(name, device, key, dtype, learns, operation, size))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _say_that_torch_is_taken(reason: str) -> None:
+    say_once(f"backend auto takes torch: {reason}")
+
+
+_TELLS_EXPORT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+"""torch.compile of torch before 2.8 takes every compilation for an export."""
 
 
 def _transformed() -> str | None:
     """Why only plain torch can compute what is called now; None if any backend may."""
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
-        return "only torch's own operators can be exported, as to ONNX"
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+    exported = "only torch's own operators can be exported, as to ONNX"
+    if torch.compiler.is_compiling():
+        return exported if _TELLS_EXPORT and torch.compiler.is_exporting() else None
+    if torch.onnx.is_in_onnx_export():
+        return exported
+    if torch._C._are_functorch_transforms_active():
         return "only torch's own operators can be transformed by torch.func (grad, vmap, jvp)"
     return None
 

@@ -1,8 +1,8 @@
 """The operations as functions, over whichever backend is asked for, and the one place where arguments are checked."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, overload
 
 import torch
@@ -129,14 +129,15 @@ def linear(
     shape, device = _checked_input(x)
     check_weight("weight", weight, (None, shape[-1]), device, f"for x {shape}")
     _check_bias(bias, weight)
-    output_shape = torch.Size((*shape[1:-1], weight.shape[0]))
+    output_shape = (*shape[1:-1], weight.shape[0])
     given = _checked_parameters(parameters, neuron, output_shape, weight)
     stacked = _stacked(state, neuron, output_shape, weight)
     chosen = backends.resolve(backend, device, neuron, weight.dtype, len(given) > 0)
     if path not in chosen.paths:
         raise ValueError(f"path is {path!r}; backend {chosen.name} allows: {', '.join(chosen.paths)}")
-    with _autocast_off(device, weight.dtype) as dtype:
-        x, weight, bias = (_in_dtype(value, dtype) for value in (x, weight, bias))
+    dtype, precision = _autocast_off(device, weight.dtype)
+    with precision:
+        x, weight, bias = _in_dtype(x, dtype), _in_dtype(weight, dtype), _in_dtype(bias, dtype)
         output, last = chosen.linear(x, weight, bias, neuron, stacked, given, packed, path)
     return output, dict(zip(neuron.states, last.unbind(), strict=True))
 
@@ -189,7 +190,7 @@ def recurrent(
         )
     _check_device("recurrent_weight", recurrent_weight, device)
     _check_bias(bias, weight)
-    output_shape = torch.Size((*shape[1:-1], N))
+    output_shape = (*shape[1:-1], N)
     given = _checked_parameters(parameters, neuron, output_shape, weight)
     stacked = initial = None
     if state is not None:
@@ -197,11 +198,12 @@ def recurrent(
         initial, stacked = state["output"], torch.stack([state[name] for name in neuron.states])
     size = N if recurrent_weight.dim() == 2 else 0
     chosen = backends.resolve(backend, device, neuron, weight.dtype, len(given) > 0, "recurrent", size)
-    with _autocast_off(device, weight.dtype) as dtype:
-        x, weight, bias = (_in_dtype(value, dtype) for value in (x, weight, bias))
+    dtype, precision = _autocast_off(device, weight.dtype)
+    with precision:
+        x, weight, bias = _in_dtype(x, dtype), _in_dtype(weight, dtype), _in_dtype(bias, dtype)
         output, last = chosen.recurrent(x, weight, recurrent_weight, bias, neuron, stacked, initial, given, packed)
     final = output.unpack() if isinstance(output, PackedSpikes) else output
-    return output, dict(zip(neuron.states, last.unbind(), strict=True)) | {"output": final[-1].to(last.dtype)}
+    return output, {**dict(zip(neuron.states, last.unbind(), strict=True)), "output": final[-1].to(last.dtype)}
 
 
 def checked_neuron(neuron: Neuron | None) -> Neuron:
@@ -262,16 +264,14 @@ def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
         _check_device("bias", bias, weight.device)
 
 
-@contextmanager
-def _autocast_off(device: torch.device, dtype: torch.dtype) -> Iterator[torch.dtype | None]:
-    """Autocast's dtype, which registered operators don't follow by themselves, and in this block no autocast."""
+def _autocast_off(
+    device: torch.device, dtype: torch.dtype
+) -> tuple[torch.dtype | None, AbstractContextManager[object]]:
+    """The dtype that autocast asks for, if it does, and a context without it."""
     # The meta device knows no autocast, and torch's own leaves fp64 alone.
     if device.type == "meta" or not torch.is_autocast_enabled(device.type) or dtype == torch.float64:
-        yield None
-        return
-    wanted = torch.get_autocast_dtype(device.type)
-    with torch.autocast(device.type, enabled=False):
-        yield wanted
+        return None, nullcontext()
+    return torch.get_autocast_dtype(device.type), torch.autocast(device.type, enabled=False)
 
 
 def _in_dtype(value: Any, dtype: torch.dtype | None) -> Any:
@@ -283,7 +283,7 @@ def _check_device(name: str, value: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} is on {value.device}; allowed: {device}, where the input is")
 
 
-def _stacked(state: State | None, neuron: Neuron, shape: torch.Size, like: Tensor) -> Tensor | None:
+def _stacked(state: State | None, neuron: Neuron, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
     """The states as the backends take them, [S, B, ...]."""
     if state is None:
         return None
@@ -291,7 +291,7 @@ def _stacked(state: State | None, neuron: Neuron, shape: torch.Size, like: Tenso
     return torch.stack([state[name] for name in neuron.states])
 
 
-def _check_state(state: State, names: Sequence[str], shape: torch.Size, like: Tensor) -> None:
+def _check_state(state: State, names: Sequence[str], shape: tuple[int, ...], like: Tensor) -> None:
     allowed = ", ".join(names)
     if not isinstance(state, Mapping):
         raise TypeError(f"state is {type(state).__name__}; allowed: a mapping from {allowed} to tensors, or None")
@@ -312,7 +312,7 @@ def _state_dtype(like: Tensor) -> torch.dtype:
 
 
 def _checked_parameters(
-    parameters: Mapping[str, Tensor] | None, neuron: Neuron, shape: torch.Size, like: Tensor
+    parameters: Mapping[str, Tensor] | None, neuron: Neuron, shape: tuple[int, ...], like: Tensor
 ) -> dict[str, Tensor]:
     """The learnt parameters, checked, in the order of the neuron's fields."""
     if not parameters:

@@ -27,7 +27,7 @@ def on_tensors(neuron: Neuron, like: Tensor, parameters: Mapping[str, Tensor] | 
         name: torch.tensor(value, dtype=torch.float64, device=like.device)
         for name, value in neuron.parameters().items()
     }
-    return neuron.with_values(values | dict(parameters or {}))
+    return neuron.with_values({**values, **(parameters or {})})
 
 
 def step(bound: Neuron, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:

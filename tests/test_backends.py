@@ -170,8 +170,9 @@ def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) 
     assert "backend auto takes torch" in caplog.text
     with pytest.raises(ValueError, match=r"backend numba cannot compute this: .*torch.func.*; use backend torch"):
         torch.func.grad(lambda w: mean(w, "numba"))(weight)
-    program = torch.export.export(fastsnn.LinearLIF(5, 4), (x,))
-    assert "fastsnn" not in str(program.graph)
+    if torch.__version__ >= (2, 8):  # before, an export can't be told from a compilation
+        program = torch.export.export(fastsnn.LinearLIF(5, 4), (x,))
+        assert "fastsnn" not in str(program.graph)
     with pytest.raises(RuntimeError, match=r"backend numba has no second derivative .*; use backend torch"):
         torch.autograd.grad(mean(leaf, "numba"), leaf, create_graph=True)
     (first,) = torch.autograd.grad(mean(leaf, "torch"), leaf, create_graph=True)

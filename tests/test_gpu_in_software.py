@@ -1,5 +1,6 @@
 """A short selection of the GPU suite on pretended cards; all of it: tests/gpu_in_software/suite.py."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -13,11 +14,14 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is for Linux"),
 ]
 ROOT = Path(__file__).parents[1]
+OLDEST = importlib.metadata.version("triton").startswith("3.3.") if sys.platform.startswith("linux") else False
 SELECTION = {
     "sm_61": "test_triton_scan and (primes or hard)",
     "sm_90": "test_triton_linear and (tau2 or uint8) or test_triton_rate_step and (T131 or adam)",
 }
 """Target -> tests of test_forced_kernels.py."""
+if OLDEST:  # the stack of the 10-series alone: on sm_90 its compiler leaves out a fence that the machine asks for
+    del SELECTION["sm_90"]
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

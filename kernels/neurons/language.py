@@ -311,6 +311,24 @@ FiringRule = Callable[[Tensor, "Surrogate", Operand], Tensor]
 class _Fire(torch.autograd.Function):
     """Heaviside step forward (1 at 0), surrogate derivative backward."""
 
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, surrogate: "Surrogate", alpha: Operand) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.surrogate, ctx.alpha = surrogate, alpha  # type: ignore[attr-defined]
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        slope = ctx.surrogate.derivative(x, ctx.alpha)  # type: ignore[attr-defined]
+        return grad * slope.to(x.dtype), None, None
+
+
+class _FireTransformed(torch.autograd.Function):
+    """The same in the form that torch.func needs, and that torch.compile before 2.8 can't trace."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -325,16 +343,16 @@ class _Fire(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.surrogate, ctx.alpha = surrogate, alpha  # type: ignore[attr-defined]
 
-    @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        slope = ctx.surrogate.derivative(x, ctx.alpha)  # type: ignore[attr-defined]
-        return grad * slope.to(x.dtype), None, None
+    backward = _Fire.backward
 
 
-_firing_rule: ContextVar[FiringRule] = ContextVar("firing_rule", default=_Fire.apply)
+def _fire(distance: Tensor, surrogate: "Surrogate", alpha: Operand) -> Tensor:
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return _FireTransformed.apply(distance, surrogate, alpha)  # type: ignore[no-any-return]
+    return _Fire.apply(distance, surrogate, alpha)  # type: ignore[no-any-return]
+
+
+_firing_rule: ContextVar[FiringRule] = ContextVar("firing_rule", default=_fire)
 
 
 @contextmanager

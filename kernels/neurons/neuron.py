@@ -115,7 +115,8 @@ class Neuron:
     def with_values(self, values: Mapping[str, Operand]) -> "Neuron":
         """The same neuron on other operands: ``step`` sees ``values`` (tensors, or nodes of a graph) as its fields."""
         bound = object.__new__(type(self))
-        bound.__dict__.update(self.__dict__ | dict(values))
+        bound.__dict__.update(self.__dict__)
+        bound.__dict__.update(values)
         return bound
 
     @staticmethod

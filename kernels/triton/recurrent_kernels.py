@@ -55,7 +55,7 @@ def recurrent_forward_kernel(
             word = tl.zeros((SAMPLES, BLOCK_N), tl.int32)
             if PACK:
                 words = output_ptr + tl.cast(t // 32, tl.int64) * stride + lanes
-                word = tl.load(words, mask=mask & (t % 32 != 0), other=0)
+                word = tl.load(words, mask=mask & ((word + t) % 32 != 0), other=0)
             # If several threads hold one lane, all must have read before one of them writes over what they read.
             tl.debug_barrier()
             results = STEP((current,) + state, scalars, learnt)
