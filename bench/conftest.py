@@ -89,7 +89,7 @@ def bench_session(request: pytest.FixtureRequest) -> Iterator[Session]:
         results.environment(machine.environment()),
     )
     for backend in ours.NAMES:
-        if reason := ours.absent(backend, device):
+        if reason := ours.refusal(backend, device):
             results.notes.append(f"{backend}: {reason}")
     yield session
     session.close()

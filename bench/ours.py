@@ -22,11 +22,11 @@ _DOUBLING = 2.0**16
 """A learning rate that moves weights so far that the gradient is read back from them exactly."""
 
 
-def absent(name: str, device: torch.device) -> str | None:
+def refusal(name: str, device: torch.device) -> str | None:
     """Why this implementation can't run here; None where it can."""
     if name == "fastsnn-triton" and device.type == "cpu":
         return "it needs a CUDA GPU"  # Triton's interpreter is not a benchmark
-    return backends.unusable(name.removeprefix("fastsnn-"), device)
+    return backends.refusal(name.removeprefix("fastsnn-"), device)
 
 
 class Ours(Peer):

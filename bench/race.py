@@ -77,7 +77,7 @@ class Session:
 
     def names(self, case: Case) -> list[str]:
         """Implementations of a case, our fastest one first."""
-        usable = [name for name in ours.NAMES if ours.absent(name, self.device) is None]
+        usable = [name for name in ours.NAMES if ours.refusal(name, self.device) is None]
         usable.sort(key=["fastsnn-triton", "fastsnn-numba", "fastsnn-torch"].index)
         # Encoding has one implementation on each device.
         wanted = [*(usable[1:] if case.subject != "encoding" else ()), *self.peer_names]
@@ -139,7 +139,7 @@ def _enter(name: str, case: Case, x: dict[str, Tensor], own_gate: Gate, session:
     if case.subject in ("scan", "linear"):
         row.data = "random"
     try:
-        if reason := _absent(name, case, session):
+        if reason := _refusal(name, case, session):
             row.status, row.reason = "skipped", reason
             row.label = session.made[name].label() if name in session.made else name
             return row, None
@@ -165,11 +165,11 @@ def _enter(name: str, case: Case, x: dict[str, Tensor], own_gate: Gate, session:
     return row, work
 
 
-def _absent(name: str, case: Case, session: Session) -> str | None:
+def _refusal(name: str, case: Case, session: Session) -> str | None:
     """Why an implementation does not take part in a case."""
     if name in ours.NAMES:
         return None
-    if reason := peers.absent(name, session.device, session.peer_env):
+    if reason := peers.refusal(name, session.device, session.peer_env):
         return reason
     implementation = session.implementation(name)
     if case.backward and implementation.forward_only:

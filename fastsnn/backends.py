@@ -5,25 +5,15 @@ A backend is usable if a tiny kernel of its own really ran. The one that is aske
 adds a backend with :func:`register`.
 """
 
-import importlib.util
-import os
-from collections.abc import Mapping
 from functools import lru_cache
-from types import ModuleType
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from fastsnn.backend_protocol import Backend as Backend
+from fastsnn.builtin_backends import CupyBackend, NumbaBackend, TorchBackend, TritonBackend
 from fastsnn.errors import BackendUnavailable
-from fastsnn.kernels import linear as linear_operation
-from fastsnn.kernels import recurrent as recurrent_operation
-from fastsnn.kernels import reference
-from fastsnn.kernels import scan as scan_operation
 from fastsnn.kernels.neurons import LIF, Neuron
 from fastsnn.kernels.neurons.neuron import neuron_of
-from fastsnn.kernels.packed import PackedSpikes
-from fastsnn.kernels.triton import toolchain_refusal
 from fastsnn.notices import say_once
 
 AUTO_ORDER = {"cuda": ("triton", "cupy", "torch"), "cpu": ("numba", "torch")}
@@ -32,214 +22,6 @@ AUTO_ORDER = {"cuda": ("triton", "cupy", "torch"), "cpu": ("numba", "torch")}
 PASCAL_PIP = "pip install torch==2.7.1 torchvision==0.22.1"
 
 _LIF = LIF()
-
-Parameters = Mapping[str, Tensor]
-
-
-class Backend(Protocol):
-    """An implementation of the operations. States are stacked, [S, ...]; parameters are those that learn, by name."""
-
-    name: str
-    paths: tuple[str, ...]
-    """Ways to compute ``linear``, of which it takes more than one by name."""
-
-    def refusal(self, device: torch.device) -> str | None:
-        """Why it can't run on ``device``, in one line with what to do next, as far as that is known without a try."""
-
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
-        """Why it can't compute this operation (scan, linear or recurrent) of these neurons, in one sentence.
-
-        ``size`` is the number of neurons that all come back to each other, of a recurrent layer with a full weight.
-        """
-
-    def scan(
-        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
-    ) -> tuple[Tensor, Tensor]:
-        """See ``fastsnn.scan``."""
-
-    def linear(
-        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
-        parameters: Parameters, packed: bool, path: str,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        """See ``fastsnn.linear``."""
-
-    def recurrent(
-        self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
-        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        """See ``fastsnn.recurrent``; initial is the output before the first step."""
-
-    def rate_classifier(self) -> ModuleType | None:
-        """Its module of the fused whole training step; None without one."""
-
-
-class TorchBackend:
-    """The reference equations, under torch's autograd."""
-
-    name = "torch"
-    paths: tuple[str, ...] = ("auto",)
-
-    def refusal(self, device: torch.device) -> str | None:
-        return None
-
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
-        return None
-
-    def scan(
-        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
-    ) -> tuple[Tensor, Tensor]:
-        # States stay in fp32 whatever the current's precision, as in the fused kernels.
-        half = current.dtype in (torch.float16, torch.bfloat16)
-        states = None if state is None else tuple(state)
-        output, last = reference.scan(current.float() if half else current, neuron, states, parameters)
-        return output.to(current.dtype), torch.stack(last)
-
-    def linear(
-        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
-        parameters: Parameters, packed: bool, path: str,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        return product_then_scan(self, x, weight, bias, neuron, state, parameters, packed)
-
-    def recurrent(
-        self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
-        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        dense = x.unpack() if isinstance(x, PackedSpikes) else x
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        states, b = None if state is None else tuple(state), None if bias is None else bias.to(wide)
-        operands = dense.to(wide), weight.to(wide), recurrent_weight.to(wide)
-        output, last = reference.recurrent(*operands, b, neuron, states, initial, parameters)
-        return PackedSpikes.pack(output) if packed else output.to(weight.dtype), torch.stack(last)
-
-    def rate_classifier(self) -> ModuleType | None:
-        return None
-
-
-def product_then_scan(
-    backend: Backend, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron,
-    state: Tensor | None, parameters: Parameters, packed: bool,
-) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-    """``linear`` of a backend that has no product of its own: torch's, and the backend's scan."""
-    dense = x.unpack() if isinstance(x, PackedSpikes) else x
-    current = torch.nn.functional.linear(dense.to(weight.dtype), weight, bias)
-    output, last = backend.scan(current, neuron, state, parameters)
-    return PackedSpikes.pack(output) if packed else output, last
-
-
-class CompiledBackend:
-    """What the two backends with kernels of fastsnn's own have in common: the operators of torch."""
-
-    name: str
-    paths: tuple[str, ...] = ("auto",)
-
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
-        if dtype == torch.float64:
-            return "its kernels compute in fp32, not in float64"
-        return None
-
-    def scan(
-        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
-    ) -> tuple[Tensor, Tensor]:
-        return scan_operation.scan(current, neuron, state, parameters, self.name)
-
-    def linear(
-        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
-        parameters: Parameters, packed: bool, path: str,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        return linear_operation.linear(x, weight, bias, neuron, state, parameters, self.name, packed, path)
-
-    def recurrent(
-        self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
-        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        return recurrent_operation.recurrent(
-            x, weight, recurrent_weight, bias, neuron, state, initial, parameters, self.name, packed
-        )
-
-
-class NumbaBackend(CompiledBackend):
-    """Numba's kernels, on the CPU."""
-
-    name = "numba"
-
-    def refusal(self, device: torch.device) -> str | None:
-        return None if device.type == "cpu" else "it computes on the CPU; use --device cpu, or the triton backend"
-
-    def rate_classifier(self) -> ModuleType | None:
-        from fastsnn.kernels.rate_classifier.numba import step
-
-        return step
-
-
-class TritonBackend(CompiledBackend):
-    """Triton's kernels, on a GPU (or in its interpreter, which is slow)."""
-
-    name = "triton"
-    paths: tuple[str, ...] = ("auto", "fused", "library")
-
-    def refusal(self, device: torch.device) -> str | None:
-        if importlib.util.find_spec("triton") is None:
-            return "Triton is not installed; on Linux: pip install triton"
-        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-            interpreter = "set TRITON_INTERPRET=1 for Triton's interpreter, which is very slow"
-            return f"it needs a CUDA GPU; use --backend numba, or {interpreter}"
-        return toolchain_refusal() if device.type == "cuda" else None
-
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
-        from fastsnn.kernels.triton.recurrent import MAX_NEURONS, too_many
-
-        if size > MAX_NEURONS:
-            return too_many(size)
-        return super().declines(neuron, dtype, learns, operation, size)
-
-    def rate_classifier(self) -> ModuleType | None:
-        from fastsnn.kernels.rate_classifier.triton import step
-
-        return step
-
-
-class CupyBackend:
-    """SpikingJelly's own CUDA kernels."""
-
-    name = "cupy"
-    paths: tuple[str, ...] = ("auto",)
-
-    def refusal(self, device: torch.device) -> str | None:
-        from fastsnn import spikingjelly
-
-        return spikingjelly.unusable(device)
-
-    def declines(self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0) -> str | None:
-        from fastsnn import spikingjelly
-
-        if operation == "recurrent":
-            return "SpikingJelly has no kernel for a recurrent layer"
-        return spikingjelly.declines(neuron, dtype, learns)
-
-    def scan(
-        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
-    ) -> tuple[Tensor, Tensor]:
-        from fastsnn import spikingjelly
-
-        assert isinstance(neuron, LIF)
-        spikes, v = spikingjelly.lif(current, neuron, None if state is None else state[0])
-        return spikes, v[None]
-
-    def linear(
-        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
-        parameters: Parameters, packed: bool, path: str,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        return product_then_scan(self, x, weight, bias, neuron, state, parameters, packed)
-
-    def recurrent(
-        self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
-        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        raise ValueError("backend cupy cannot compute this: SpikingJelly has no kernel for a recurrent layer")
-
-    def rate_classifier(self) -> ModuleType | None:
-        return None
-
 
 _backends: dict[str, Backend] = {}
 
@@ -251,10 +33,8 @@ def register(backend: Backend) -> None:
     _backends[backend.name] = backend
 
 
-register(TorchBackend())
-register(CupyBackend())
-register(TritonBackend())
-register(NumbaBackend())
+for _builtin in (TorchBackend(), CupyBackend(), TritonBackend(), NumbaBackend()):
+    register(_builtin)
 
 
 def names() -> tuple[str, ...]:
@@ -327,9 +107,9 @@ def _usable_name(
             say_once(f"backend auto takes {chosen} on {device}: {'; '.join(passed_over)}")
         return chosen
     backend = load(name)
-    if reason := unusable(name, device):
+    if reason := refusal(name, device):
         raise BackendUnavailable(f"backend {name} cannot run on {device}: {reason}; run `fastsnn doctor`")
-    if reason := backend.declines(neuron, dtype, learns, operation, size):
+    if reason := backend.neuron_refusal(neuron, dtype, learns, operation, size):
         able = [other for other in _backends if not _why_not(other, device, neuron, dtype, learns, operation, size)]
         raise ValueError(f"backend {name} cannot compute this: {reason}; allowed here: {', '.join(able)}")
     return name
@@ -356,7 +136,7 @@ def choose(
 def _why_not(
     name: str, device: torch.device, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int
 ) -> str | None:
-    return unusable(name, device) or load(name).declines(neuron, dtype, learns, operation, size)
+    return refusal(name, device) or load(name).neuron_refusal(neuron, dtype, learns, operation, size)
 
 
 def choose_device(backend: str = "auto", index: int = 0) -> torch.device:
@@ -369,7 +149,7 @@ def gpu_refusal(backend: str = "auto", index: int = 0) -> str | None:
 
     A GPU that has no fused kernels, as without the C compiler that Triton needs, is slower than the CPU, which has.
     """
-    if reason := cuda_unusable(index):
+    if reason := cuda_refusal(index):
         return reason
     gpu, cpu = torch.device("cuda", index), torch.device("cpu")
     if backend == "auto" and choose(gpu)[0] == "torch" and choose(cpu)[0] != "torch":
@@ -381,11 +161,11 @@ def slow_reason(device: torch.device) -> str | None:
     """Why ``auto`` has only torch's own operators on GPU ``device``, which are slow; None if it has fused kernels."""
     if device.type != "cuda" or choose(device)[0] != "torch":
         return None
-    return f"backend triton cannot run on {device}: {unusable('triton', device)}"
+    return f"backend triton cannot run on {device}: {refusal('triton', device)}"
 
 
 @lru_cache
-def cuda_unusable(index: int = 0) -> str | None:
+def cuda_refusal(index: int = 0) -> str | None:
     """Why this torch can't use CUDA GPU ``index``, in one line that ends with what to do; None if it can."""
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU here"
@@ -406,9 +186,9 @@ def cuda_unusable(index: int = 0) -> str | None:
 
 
 @lru_cache
-def unusable(name: str, device: torch.device) -> str | None:
+def refusal(name: str, device: torch.device) -> str | None:
     """Why backend ``name`` can't run on ``device``, in one line with what to do next; None if it can."""
-    if device.type == "cuda" and (reason := cuda_unusable(device.index or 0)):
+    if device.type == "cuda" and (reason := cuda_refusal(device.index or 0)):
         return reason
     refusal = load(name).refusal(device)
     if refusal or name == "torch":

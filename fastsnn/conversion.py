@@ -7,9 +7,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from fastsnn.cupy_stack import SPIKINGJELLY_PIP, installed
 from fastsnn.functional import linear, scan
 from fastsnn.kernels.neurons import LIF, SURROGATES
-from fastsnn.stack import SPIKINGJELLY_PIP, installed
 
 try:
     from spikingjelly.activation_based.base import MemoryModule

@@ -27,7 +27,7 @@ def find(name: str, backend: str = "auto", index: int = 0) -> torch.device:
     if not is_device(name):
         raise ValueError(f"device is {name!r}; allowed: auto, cpu, cuda, cuda:N")
     device = torch.device(name)
-    if device.type == "cuda" and (reason := backends.cuda_unusable(device.index or 0)):
+    if device.type == "cuda" and (reason := backends.cuda_refusal(device.index or 0)):
         raise DeviceUnavailable(
             f"device is {name}, but {reason}; allowed here: {', '.join(_usable())}; see `fastsnn doctor`"
         )
@@ -36,7 +36,7 @@ def find(name: str, backend: str = "auto", index: int = 0) -> torch.device:
 
 def _usable() -> list[str]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return ["auto", "cpu", *(f"cuda:{index}" for index in range(count) if not backends.cuda_unusable(index))]
+    return ["auto", "cpu", *(f"cuda:{index}" for index in range(count) if not backends.cuda_refusal(index))]
 
 
 def _passed_over(backend: str, index: int) -> str | None:

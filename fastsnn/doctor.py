@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastsnn.backends import PASCAL_PIP
-from fastsnn.environment import GPU, Environment
-from fastsnn.stack import (
+from fastsnn.cupy_stack import (
     CUDA13_CAPABILITY,
     CUPY_PIP,
-    compiler_trouble,
+    compiler_refusal,
     cuda_major,
     cupy_packages,
-    cupy_trouble,
-    spikingjelly_trouble,
+    cupy_refusal,
+    spikingjelly_refusal,
     version_numbers,
 )
+from fastsnn.environment import GPU, Environment
 from fastsnn.text import printable
 
 TORCH_PIP = "pip install --force-reinstall torch torchvision"
@@ -173,12 +173,12 @@ def _c_compiler(env: Environment) -> list[Row]:
 
 def _cupy(env: Environment) -> Row:
     stack = env.stack
-    found, trouble = cupy_packages(stack), cupy_trouble(stack)
+    found, refusal = cupy_packages(stack), cupy_refusal(stack)
     if not found:
         return Row("CuPy", "not installed", "note", f"only --backend cupy needs it; with a GPU run: {_cupy_pip(env)}")
     value = ", ".join(f"{name} {env.packages[name]}" for name in found)
-    if trouble:
-        return Row("CuPy", value, "problem", trouble)
+    if refusal:
+        return Row("CuPy", value, "problem", refusal)
     if env.torch_cuda and f"cupy-cuda{cuda_major(stack)}x" not in found:
         replace = f"pip uninstall -y {found[0]} && {_cupy_pip(env)}"
         advice = f"torch is built for CUDA {env.torch_cuda}; for one CUDA in both run: {replace}"
@@ -187,17 +187,17 @@ def _cupy(env: Environment) -> Row:
 
 
 def _compiler(env: Environment) -> Row:
-    trouble = compiler_trouble(env.stack)
+    refusal = compiler_refusal(env.stack)
     value = f"headers in {env.headers}" if env.headers else "no headers"
-    if trouble and cupy_packages(env.stack):
-        return Row("CUDA compiler", value, "problem", trouble)
-    return Row("CUDA compiler", value, "note" if trouble else "ok", "only --backend cupy needs them" if trouble else "")
+    if refusal and cupy_packages(env.stack):
+        return Row("CUDA compiler", value, "problem", refusal)
+    return Row("CUDA compiler", value, "note" if refusal else "ok", "only --backend cupy needs them" if refusal else "")
 
 
 def _spikingjelly(env: Environment) -> Row:
-    trouble = spikingjelly_trouble(env.stack)
+    refusal = spikingjelly_refusal(env.stack)
     return Row(
-        "SpikingJelly", env.packages.get("spikingjelly", "not installed"), "problem" if trouble else "ok", trouble or ""
+        "SpikingJelly", env.packages.get("spikingjelly", "not installed"), "problem" if refusal else "ok", refusal or ""
     )
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from fastsnn import backends
+from fastsnn.cupy_stack import CUPY_PACKAGES, CupyStack, cuda_headers, finds_nvrtc, installed
 from fastsnn.kernels.triton import AVAILABLE, toolchain_refusal
 from fastsnn.legacy import clock_driven_files
 from fastsnn.sources import images as data
-from fastsnn.stack import CUPY_PACKAGES, Stack, cuda_headers, finds_nvrtc, installed
 
 PACKAGES = ("torch", "torchvision", "triton", "numba", "numpy", "spikingjelly", *CUPY_PACKAGES)
 
@@ -83,10 +83,10 @@ class Environment:
         return next(iter((*self.torch_gpus, *self.driver_gpus)), None)
 
     @property
-    def stack(self) -> Stack:
+    def stack(self) -> CupyStack:
         """What the cupy backend stands on, were torch to see the GPU."""
         capability = self.gpu.capability if self.gpu else None
-        return Stack(self.packages, self.torch_cuda, capability, self.nvrtc, self.headers is not None)
+        return CupyStack(self.packages, self.torch_cuda, capability, self.nvrtc, self.headers is not None)
 
 
 def read_environment() -> Environment:
@@ -125,7 +125,7 @@ def read_environment() -> Environment:
 def _try_backend(name: str) -> tuple[str, str | None]:
     on_gpu = name != "numba" and torch.cuda.is_available()
     device = torch.device("cuda:0" if on_gpu else "cpu")
-    return str(device), backends.unusable(name, device)
+    return str(device), backends.refusal(name, device)
 
 
 def _torch_architectures() -> tuple[str, ...]:

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn import cupy_stack
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels.neurons import LIF, Neuron
-from fastsnn.stack import find_stack, trouble
 
 SURROGATES = ("atan", "sigmoid")
 """Surrogates that SpikingJelly has CUDA code for and computes as they are."""
@@ -36,7 +36,7 @@ DTYPES = {torch.float32: "float", torch.float16: "half2"}
 _MAX_ELEMENTS = 2**31 - 1
 
 
-def unusable(device: torch.device | None = None) -> str | None:
+def refusal(device: torch.device | None = None) -> str | None:
     """Why the backend can't run on ``device`` (default: the current GPU), in one line with what to do; or None.
 
     Imports neither SpikingJelly nor CuPy and runs no kernel.
@@ -45,10 +45,10 @@ def unusable(device: torch.device | None = None) -> str | None:
         if torch.cuda.is_available():
             return f"it computes on a CUDA GPU, not on {device}; use --device cuda"
         device = None
-    return trouble(find_stack(device))
+    return cupy_stack.refusal(cupy_stack.find_cupy_stack(device))
 
 
-def declines(neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
+def neuron_refusal(neuron: Neuron, dtype: torch.dtype, learns: bool) -> str | None:
     """Why SpikingJelly's kernels can't compute such neurons in this dtype, in one sentence; None if they can."""
     if type(neuron) is not LIF or not neuron.spikes:
         return f"its kernels compute LIF neurons that spike, not {type(neuron).__name__}"
@@ -71,7 +71,7 @@ def lif(current: Tensor, neuron: LIF, v_init: Tensor | None = None) -> tuple[Ten
         ValueError: neurons, a dtype, device or size that SpikingJelly's kernels don't have.
         BackendUnavailable: SpikingJelly, CuPy or CUDA is missing, too old or too new.
     """
-    if reason := declines(neuron, current.dtype, False):
+    if reason := neuron_refusal(neuron, current.dtype, False):
         raise ValueError(f"backend cupy cannot compute this: {reason}")
     if current.numel() + current[0].numel() > _MAX_ELEMENTS:
         allowed = f"(T + 1) * neurons up to {_MAX_ELEMENTS}, for SpikingJelly counts them in 32 bits"
@@ -223,5 +223,5 @@ def library() -> Library:
 
 @functools.cache
 def _require() -> None:
-    if reason := unusable():
+    if reason := refusal():
         raise BackendUnavailable(f"backend cupy cannot run: {reason}")

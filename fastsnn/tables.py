@@ -24,7 +24,7 @@ def verification(output: Console, report: Report, with_traceback: bool) -> None:
     output.print(table)
     for skipped in report.skipped:
         output.print(f"{skipped.backend} did not run: {skipped.reason}", markup=False)
-    for (name, reason), cases in report.left_out().items():
+    for (name, reason), cases in report.refused().items():
         output.print(f"{name}: {cases} cases left out: {reason}", markup=False)
     for row in report.rows:
         for failure in row.failures:

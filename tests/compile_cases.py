@@ -15,7 +15,7 @@ from fastsnn.kernels.neurons.program import CompiledNeuron, compile_neuron
 from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
-from fastsnn.kernels.triton import linear, philox, planes
+from fastsnn.kernels.triton import bf16_split, linear, philox
 from fastsnn.kernels.triton.linear_forward import linear_forward
 from fastsnn.kernels.triton.recurrent import backward_loop, forward_loop
 from fastsnn.kernels.triton.scan import scan_backward, scan_forward
@@ -39,7 +39,7 @@ def run_scan(
     n: int = 1 << 20, dtype: torch.dtype = torch.float32, state: bool = False, full: bool = True, learnt: bool = False,
     **options: Any,
 ) -> None:  # fmt: skip
-    """The scan both ways; ``full`` keeps what backward needs, and adds the planes and the sum of the gradient."""
+    """The scan both ways; ``full`` keeps what backward needs, and adds the bf16 parts and the sum of the gradient."""
     neuron, parameters = prepare(learnt, n, options)
     current, states, kept = empty(16, n, dtype=dtype), empty(neuron.states, n), empty(neuron.kept, 16, n)
     first = states if state else None
@@ -84,7 +84,7 @@ for name, options in {
     "detached": {"detach_reset": True},
     "half": {"dtype": torch.float16, "full": False},
     "odd": {"n": (1 << 20) + 3},
-    "planes": {"state": True},
+    "bf16_split": {"state": True},
     "learnt": {"learnt": True},
 }.items():
     case(f"scan-{name}", lambda sm, options=options: run_scan(**options))
@@ -110,7 +110,7 @@ case("linear-bfloat16", lambda sm: run_linear(torch.bfloat16, torch.bfloat16) if
 case("gradients-float", lambda sm: run_gradients(sm, torch.float32), quick=True)
 case("gradients-spikes", lambda sm: run_gradients(sm, torch.uint8))
 case("gradients-odd", lambda sm: run_gradients(sm, torch.float32, N=10, K=777))
-case("planes", lambda sm: planes.split(empty(4096, 777)) if sm >= 80 else None, quick=True)
+case("bf16_split", lambda sm: bf16_split.split(empty(4096, 777)) if sm >= 80 else None, quick=True)
 
 
 def run_encoding() -> None:

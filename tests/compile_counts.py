@@ -13,7 +13,7 @@ from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
-from fastsnn.kernels.triton import philox, planes
+from fastsnn.kernels.triton import bf16_split, philox
 from fastsnn.kernels.triton.scan import scan_forward
 from tests.compile_cases import empty
 from tests.compile_targets import recording
@@ -46,7 +46,7 @@ def encode(T: int, batch: int, stream: int, epoch: int) -> None:
 def main() -> None:
     counts: dict[str, list[str]] = {}
     known: set[str] = set()
-    with recording() as variants, mock.patch.object(planes, "capability", return_value=90):
+    with recording() as variants, mock.patch.object(bf16_split, "capability", return_value=90):
 
         def note(change: str) -> None:
             """What the launches since the last note would compile."""

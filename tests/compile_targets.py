@@ -37,7 +37,7 @@ from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
 from fastsnn.kernels.rate_classifier.triton.kernels import FMA_INPUTS
-from fastsnn.kernels.triton import planes
+from fastsnn.kernels.triton import bf16_split
 
 TARGETS = (61, 70, 75, 80, 86, 89, 90, 100, 120)
 SHARED_KB = {61: 48, 70: 96, 75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
@@ -195,8 +195,8 @@ def check(case: Case, target: int) -> Iterator[Report]:
     """A report for each different variant that the case launches."""
     with (
         recording() as variants,
-        mock.patch.object(planes, "capability", return_value=target),
-        mock.patch.object(planes, "multiprocessors", return_value=132),
+        mock.patch.object(bf16_split, "capability", return_value=target),
+        mock.patch.object(bf16_split, "multiprocessors", return_value=132),
     ):
         case.run(target)
     for variant in {repr(variant): variant for variant in variants}.values():

@@ -31,7 +31,7 @@ class Theirs:
     def refusal(self, device: torch.device) -> str | None:
         return self.reason
 
-    def declines(self, neuron: Any, dtype: torch.dtype, learns: bool, *_: object) -> str | None:
+    def neuron_refusal(self, neuron: Any, dtype: torch.dtype, learns: bool, *_: object) -> str | None:
         return "it has no learnt parameters" if learns else None
 
     def scan(self, current: Tensor, neuron: Any, state: Tensor | None, parameters: Any) -> tuple[Tensor, Tensor]:
@@ -49,11 +49,11 @@ class Theirs:
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Theirs]:
     monkeypatch.setattr(backends, "_backends", dict(backends._backends))
-    backends.unusable.cache_clear()
+    backends.refusal.cache_clear()
     backend = Theirs()
     backends.register(backend)  # type: ignore[arg-type]
     yield backend
-    backends.unusable.cache_clear()
+    backends.refusal.cache_clear()
 
 
 def test_a_registered_backend_is_one_by_name(theirs: Theirs) -> None:
@@ -82,12 +82,12 @@ def test_a_registered_backend_refuses_in_one_sentence(theirs: Theirs) -> None:
     with pytest.raises(ValueError, match=said):
         fastsnn.scan(current, PLIF(), parameters={"w": torch.zeros(3)}, backend="theirs")
     theirs.reason = "its chip is not plugged in; plug it in"
-    backends.unusable.cache_clear()
+    backends.refusal.cache_clear()
     said = r"^backend theirs cannot run on cpu: its chip is not plugged in; plug it in; run `fastsnn doctor`$"
     with pytest.raises(BackendUnavailable, match=said):
         fastsnn.scan(current, backend="theirs")
     theirs.reason = None
-    backends.unusable.cache_clear()
+    backends.refusal.cache_clear()
     theirs.scan = lambda *_: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     with pytest.raises(BackendUnavailable, match="its test kernel failed: ZeroDivisionError: division by zero"):
         fastsnn.scan(current, backend="theirs")
@@ -149,7 +149,7 @@ def test_a_backend_that_declines_names_one_that_can(backend: str) -> None:
 
 def test_every_backend_has_what_the_protocol_asks_for() -> None:
     members = [name for name in vars(backends.Backend) if not name.startswith("_")]
-    assert {"scan", "linear", "refusal", "declines", "rate_classifier"} <= set(members)
+    assert {"scan", "linear", "refusal", "neuron_refusal", "rate_classifier"} <= set(members)
     for name in backends.names():
         backend = backends.load(name)
         assert backend.name == name

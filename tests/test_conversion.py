@@ -12,7 +12,7 @@ from torch import nn
 
 import fastsnn
 from fastsnn.conversion import _Fused, _Stateful
-from fastsnn.stack import SPIKINGJELLY_PIP
+from fastsnn.cupy_stack import SPIKINGJELLY_PIP
 
 T, B, K, N = 12, 3, 20, 7
 
@@ -182,7 +182,7 @@ def test_converted_networks_copy_and_pickle() -> None:
 def test_a_spikingjelly_without_activation_based(monkeypatch: pytest.MonkeyPatch) -> None:
     """As 0.0.0.0.12: the line names the release and what to run."""
     monkeypatch.setitem(sys.modules, "spikingjelly.activation_based.base", None)
-    monkeypatch.setattr("fastsnn.stack.installed", lambda name: {name: "0.0.0.0.12"})
+    monkeypatch.setattr("fastsnn.cupy_stack.installed", lambda name: {name: "0.0.0.0.12"})
     with pytest.raises(ImportError) as refused:
         runpy.run_path(fastsnn.conversion.__file__)
     assert "here is 0.0.0.0.12" in str(refused.value)

@@ -211,8 +211,8 @@ SUPPORTED: dict[str, Any] = {"T": 100, "classes": 10, "pixels": 784, "loss": "ms
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )
 def test_what_has_no_fused_step(change: dict[str, Any], reason: str) -> None:
-    assert rate_step.unsupported(**SUPPORTED) is None
-    found = rate_step.unsupported(**(SUPPORTED | change))
+    assert rate_step.refusal(**SUPPORTED) is None
+    found = rate_step.refusal(**(SUPPORTED | change))
     assert found is not None
     assert found.find(reason) >= 0, found
 

@@ -17,11 +17,11 @@ from fastsnn.errors import BackendUnavailable, DeviceUnavailable
 @pytest.fixture(autouse=True)
 def _said_nothing() -> Iterator[None]:
     """Each test starts as a new process does."""
-    for known in (backends.unusable, backends.cuda_unusable):
+    for known in (backends.refusal, backends.cuda_refusal):
         known.cache_clear()
     notices._said.clear()
     yield
-    for known in (backends.unusable, backends.cuda_unusable):
+    for known in (backends.refusal, backends.cuda_refusal):
         known.cache_clear()
 
 
@@ -55,7 +55,7 @@ def test_a_gpu_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     unusable = {0: None, 1: "broken", 7: "there is no cuda:7; allowed: cuda:0 to cuda:1"}
-    monkeypatch.setattr(backends, "cuda_unusable", lambda index=0: unusable[index])
+    monkeypatch.setattr(backends, "cuda_refusal", lambda index=0: unusable[index])
     with pytest.raises(DeviceUnavailable) as refused:
         devices.find("cuda:7")
     assert str(refused.value).startswith("device is cuda:7, but there is no cuda:7")
@@ -121,4 +121,4 @@ def test_an_error_without_a_text_is_a_reason_too(broken: str, monkeypatch: pytes
     replaced = backends.NumbaBackend()
     monkeypatch.setattr(replaced, "scan", fail)
     monkeypatch.setattr(backends, "load", lambda name: replaced)
-    assert backends.unusable("numba", torch.device("cpu")) == "its test kernel failed: MemoryError: no reason given"
+    assert backends.refusal("numba", torch.device("cpu")) == "its test kernel failed: MemoryError: no reason given"

@@ -186,9 +186,9 @@ def test_a_gpu_is_not_waited_for(reduced: list[Tensor], monkeypatch: pytest.Monk
 def test_a_process_looks_at_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look at another one opens a context there, of some 300 MB, in every process."""
     looked_at: list[int] = []
-    monkeypatch.setattr(backends, "cuda_unusable", lambda index=0: looked_at.append(index) or "none here")
+    monkeypatch.setattr(backends, "cuda_refusal", lambda index=0: looked_at.append(index) or "none here")
     assert backends.choose_device("torch", 3) == torch.device("cpu")
-    monkeypatch.setattr(backends, "cuda_unusable", lambda index=0: looked_at.append(index))
+    monkeypatch.setattr(backends, "cuda_refusal", lambda index=0: looked_at.append(index))
     assert backends.choose_device("torch", 3) == torch.device("cuda:3")
     assert looked_at == [3, 3]
     current: list[Any] = []

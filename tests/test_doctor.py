@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from run_tools import Command
 
+from fastsnn.cupy_stack import CUPY_PIP, SPIKINGJELLY_PIP
 from fastsnn.doctor import CU126_PIP, TORCH_PIP, Row, diagnose, has_code_for, is_ten_series
 from fastsnn.environment import GPU, Environment
-from fastsnn.stack import CUPY_PIP, SPIKINGJELLY_PIP
 
 H200 = GPU("NVIDIA H200", (9, 0), 141 * 2**30)
 GTX_1070 = GPU("NVIDIA GeForce GTX 1070", (6, 1), 8 * 2**30)

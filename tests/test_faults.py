@@ -158,12 +158,12 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, tuple[int, 
         for function, result in found.items():
             monkeypatch.setattr(torch.cuda, function, lambda *_, result=result: result)
         monkeypatch.setattr(torch, "ones", no_code)
-        backends.cuda_unusable.cache_clear()
-        backends.unusable.cache_clear()
+        backends.cuda_refusal.cache_clear()
+        backends.refusal.cache_clear()
 
     yield plug_in
-    backends.cuda_unusable.cache_clear()
-    backends.unusable.cache_clear()
+    backends.cuda_refusal.cache_clear()
+    backends.refusal.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from fastsnn import backends
+from fastsnn.builtin_backends import CompiledBackend
 from fastsnn.kernels import contract, linear, scan
 from fastsnn.kernels.numba import scan as numba_scan
 from fastsnn.kernels.rate_classifier.numba import step as numba_rate_step
 from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
-from fastsnn.kernels.triton import linear_forward, planes
+from fastsnn.kernels.triton import bf16_split, linear_forward
 from fastsnn.kernels.triton import scan as triton_scan
 from fastsnn.verify import CASES, CHECKS, Target
 
@@ -80,7 +81,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, module: Any, *names: str) -> Itera
     assert [name for name, kernel in kernels.items() if not kernel.launches] == []
 
 
-class Alone(backends.CompiledBackend):
+class Alone(CompiledBackend):
     """A backend that has one operation and no other."""
 
     def __init__(self, name: str, operation: str, path: str = "auto") -> None:
@@ -130,8 +131,8 @@ def test_triton_linear(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         stack.enter_context(launched(monkeypatch, linear_forward, "linear_forward_kernel"))
         if case not in FORWARD:
             stack.enter_context(launched(monkeypatch, triton_scan, "scan_backward_kernel"))
-            if planes.capability(GPU) >= 80:  # below, backward's products are the library's
-                stack.enter_context(launched(monkeypatch, planes, "matmul_kernel"))
+            if bf16_split.capability(GPU) >= 80:  # below, backward's products are the library's
+                stack.enter_context(launched(monkeypatch, bf16_split, "matmul_kernel"))
         check(case, "triton", "linear", path="fused")
 
 

@@ -26,8 +26,8 @@ from fastsnn.kernels import contract, reference
 from fastsnn.kernels.linear import linear, linear_op
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.numba import linear as numba_linear
+from fastsnn.kernels.triton import bf16_split, linear_forward
 from fastsnn.kernels.triton import linear as triton_linear
-from fastsnn.kernels.triton import linear_forward, planes
 
 NAMES = ("x", "weight", "bias", "v")
 KERNELS = {"fused": ("triton", "fused"), "library": ("triton", "library"), "numba": ("numba", "auto")}
@@ -283,9 +283,9 @@ def test_weights_in_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planes of a large weight are made for some neurons, or some inputs, at a time."""
     *tensors, grad_spikes, grad_v = linear_case(3, 2, 140, 140, dyadic=True)
     expected = run("library", tensors, grad_spikes, grad_v)
-    split, widths = planes.split, []
-    monkeypatch.setattr(planes, "PANEL_BYTES", 1)
-    monkeypatch.setattr(planes, "split", lambda x: (widths.append(tuple(x.shape)), split(x))[1])
+    split, widths = bf16_split.split, []
+    monkeypatch.setattr(bf16_split, "PANEL_BYTES", 1)
+    monkeypatch.setattr(bf16_split, "split", lambda x: (widths.append(tuple(x.shape)), split(x))[1])
     found = run("fused", tensors, grad_spikes, grad_v)
     assert widths == [(128, 140), (12, 140), (140, 128), (140, 12)]
     contract.require(*(contract.same_bits(*row) for row in zip(("spikes", "v"), found[:2], expected[:2], strict=True)))

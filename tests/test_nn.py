@@ -17,8 +17,8 @@ from fastsnn import LIF, LinearLIF, backends
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import contract
 from fastsnn.kernels.linear import linear, linear_op
+from fastsnn.kernels.triton import bf16_split
 from fastsnn.kernels.triton import linear as triton_linear
-from fastsnn.kernels.triton import planes
 
 PATHS = ("fused", "library")
 
@@ -41,7 +41,7 @@ CHOICES = [
 def test_the_path_is_chosen_by_k(
     sm: int, spikes: bool, half: bool, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planes, "capability", lambda device: sm)
+    monkeypatch.setattr(bf16_split, "capability", lambda device: sm)
     x = torch.empty(1, 1, 1, dtype=torch.uint8 if spikes else torch.float32)
     for K, expected in ((largest, "fused"), (largest + 1, "library" if largest < 10**6 else "fused")):
         weight = torch.empty(3, K, dtype=torch.float16 if half else torch.float32, device="meta")
@@ -53,7 +53,11 @@ def test_the_path_is_chosen_by_k(
 def test_the_path_that_is_asked_for_runs(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the function and the module, forward and backward."""
     ran = []
-    for module, name in ((triton_linear, "linear_forward"), (triton_linear, "_library_forward"), (planes, "matmul")):
+    for module, name in (
+        (triton_linear, "linear_forward"),
+        (triton_linear, "_library_forward"),
+        (bf16_split, "matmul"),
+    ):
         call = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, call=call, name=name: (ran.append(name), call(*a))[1])
     x, weight, *_ = (tensor.to(DEVICE) for tensor in linear_case(3, 2, 7, 4))
@@ -195,15 +199,15 @@ def test_refusals() -> None:
 
 def test_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     for operation in (fastsnn.scan, lambda x, backend: fastsnn.linear(x, torch.zeros(4, 3), backend=backend)):
-        backends.unusable.cache_clear()
+        backends.refusal.cache_clear()
         with monkeypatch.context() as patch:
             patch.delenv("TRITON_INTERPRET", raising=False)
             with pytest.raises(
                 BackendUnavailable, match=r"cannot run on cpu: it needs a CUDA GPU; .* TRITON_INTERPRET=1"
             ):
                 operation(torch.zeros(2, 1, 3), backend="triton")
-            backends.unusable.cache_clear()
+            backends.refusal.cache_clear()
             patch.setattr("importlib.util.find_spec", lambda name: None)
             with pytest.raises(BackendUnavailable, match="not installed; on Linux: pip install triton"):
                 operation(torch.zeros(2, 1, 3), backend="triton")
-        backends.unusable.cache_clear()
+        backends.refusal.cache_clear()

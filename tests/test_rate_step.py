@@ -15,8 +15,8 @@ from fastsnn.kernels.neurons import PLIF, SURROGATES
 from fastsnn.kernels.rate_classifier.numba import step as cpu_rate_step
 from fastsnn.kernels.rate_classifier.triton import launch as rate_step_launch
 from fastsnn.kernels.rate_classifier.triton import step as rate_step
-from fastsnn.kernels.rate_classifier.triton.step import EVALUATION, TRAINING, unsupported
-from fastsnn.kernels.triton import INTERPRETED, planes
+from fastsnn.kernels.rate_classifier.triton.step import EVALUATION, TRAINING, refusal
+from fastsnn.kernels.triton import INTERPRETED, bf16_split
 
 NEURONS: list[dict[str, Any]] = [
     {"loss": "ce"},
@@ -41,7 +41,7 @@ def test_cases_cover_every_surrogate() -> None:
 @pytest.mark.parametrize("exact", [False, True])
 def test_step_over_several_chunks_of_time(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """T over 128 carries the potential between chunks; the weights' bf16 parts (tensor cores) give the same numbers."""
-    if exact and planes.capability(DEVICE) < 80:
+    if exact and bf16_split.capability(DEVICE) < 80:
         pytest.skip("products in bf16 need a GPU of sm_80 or newer")
     monkeypatch.setattr(rate_step, "_has_bf16_products", lambda device: exact)
     check_step(Case(1, 9, 3, 130, optimizer="momentum", dyadic=True, v_reset=None))
@@ -251,12 +251,12 @@ def test_nothing_to_do() -> None:
     assert float(loss) == pytest.approx(float(case.reference(torch.tensor([0], device=DEVICE), 0, 1)[0].detach()))
 
 
-def test_unsupported_names_the_option() -> None:
+def test_refusal_names_the_option() -> None:
     weight = torch.nn.Parameter(torch.zeros(2, 3))
     fits: dict[str, Any] = {"T": 4, "classes": 2, "pixels": 3, "loss": "mse", "optimizer": None, "neuron": LIF()}
-    assert unsupported(**fits) is None
-    assert unsupported(**fits | {"T": 1024, "classes": 32, "pixels": 65535}) is None
-    assert unsupported(**fits | {"optimizer": torch.optim.SGD([weight], lr=1.0, momentum=0.9)}) is None
+    assert refusal(**fits) is None
+    assert refusal(**fits | {"T": 1024, "classes": 32, "pixels": 65535}) is None
+    assert refusal(**fits | {"optimizer": torch.optim.SGD([weight], lr=1.0, momentum=0.9)}) is None
     refused = {
         "T is 1025": {"T": 1025},
         "classes is 33": {"classes": 33},
@@ -270,7 +270,7 @@ def test_unsupported_names_the_option() -> None:
         "2 parameter groups": {"optimizer": torch.optim.SGD([{"params": [weight]}, {"params": []}], lr=1.0)},
     }
     for reason, change in refused.items():
-        assert reason in (unsupported(**fits | change) or ""), reason
+        assert reason in (refusal(**fits | change) or ""), reason
 
 
 def test_refusals_name_the_argument() -> None:

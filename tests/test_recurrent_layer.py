@@ -141,14 +141,17 @@ def test_triton_declines_large_layers() -> None:
     with pytest.raises(ValueError, match=message):
         fastsnn.recurrent(x.to(DEVICE), weight.to(DEVICE), back.to(DEVICE), backend="triton")
     triton = backends.load("triton")
-    assert triton.declines(LIF(), torch.float32, False, "recurrent", 1024) is None
-    assert triton.declines(LIF(), torch.float64, False, "recurrent", 5) == "its kernels compute in fp32, not in float64"
+    assert triton.neuron_refusal(LIF(), torch.float32, False, "recurrent", 1024) is None
+    assert (
+        triton.neuron_refusal(LIF(), torch.float64, False, "recurrent", 5)
+        == "its kernels compute in fp32, not in float64"
+    )
     output, _ = fastsnn.recurrent(x.to(DEVICE), weight.to(DEVICE), back[0].to(DEVICE), backend="triton")
     assert not output.any()
 
 
 def test_auto_passes_over_triton_for_large_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "unusable", lambda name, device: None)
+    monkeypatch.setattr(backends, "refusal", lambda name, device: None)
     chosen, passed_over = backends.choose(torch.device("cuda"), operation="recurrent", size=2000)
     assert chosen == "torch"
     assert passed_over[0] == "not triton, a recurrent layer of 2000 neurons; its kernels take at most 1024"

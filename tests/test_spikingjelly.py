@@ -22,9 +22,9 @@ from neuron_cases import OPTIONS, case, require_gradients, require_spikes
 from torch import Tensor
 
 from fastsnn import LIF, PLIF, backends, spikingjelly
+from fastsnn.cupy_stack import CUPY_PIP, cuda_headers
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels.neurons import SURROGATES, Neuron
-from fastsnn.stack import CUPY_PIP, cuda_headers
 
 needs_cupy = pytest.mark.skipif(
     importlib.util.find_spec("cupy") is None, reason="needs CuPy, of the package cupy-cuda12x or cupy-cuda13x"
@@ -262,7 +262,7 @@ def test_without_the_shim_every_launch_fails(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_importing_the_module_imports_neither_library() -> None:
-    code = "import sys, fastsnn.spikingjelly as s; s.unusable(); print({'spikingjelly', 'cupy'} & set(sys.modules))"
+    code = "import sys, fastsnn.spikingjelly as s; s.refusal(); print({'spikingjelly', 'cupy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
 
@@ -292,8 +292,8 @@ def test_other_dtypes_are_refused(dtype: torch.dtype) -> None:
     ],
 )
 def test_other_neurons_are_declined(neuron: Neuron, learns: bool, message: str) -> None:
-    assert message in str(spikingjelly.declines(neuron, torch.float32, learns))
-    assert spikingjelly.declines(LIF(), torch.float32, False) is None
+    assert message in str(spikingjelly.neuron_refusal(neuron, torch.float32, learns))
+    assert spikingjelly.neuron_refusal(LIF(), torch.float32, False) is None
 
 
 def test_more_than_an_int_can_count_is_refused() -> None:

@@ -11,7 +11,7 @@ import torch
 from run_tools import small
 
 import fastsnn
-from fastsnn import backends
+from fastsnn import backends, builtin_backends
 from fastsnn.kernels import triton as triton_kernels
 from fastsnn.monitor import Monitor
 
@@ -97,15 +97,15 @@ def test_a_wait_for_the_compiler_is_announced_with_a_count(monkeypatch: pytest.M
 
 
 def test_backend_triton_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "toolchain_refusal", lambda: "no compiler")
+    monkeypatch.setattr(builtin_backends, "toolchain_refusal", lambda: "no compiler")
     assert backends.load("triton").refusal(GPU) == "no compiler"
     assert backends.load("torch").refusal(GPU) is None
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> None:
     """A machine with a GPU that torch computes on, and those backends that can't run on it or on the CPU."""
-    monkeypatch.setattr(backends, "cuda_unusable", lambda index=0: None)
-    monkeypatch.setattr(backends, "unusable", lambda name, device: reasons.get(name))
+    monkeypatch.setattr(backends, "cuda_refusal", lambda index=0: None)
+    monkeypatch.setattr(backends, "refusal", lambda name, device: reasons.get(name))
 
 
 def test_auto_takes_the_gpu_with_any_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from fastsnn.backends import TorchBackend
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import reference
 from fastsnn.kernels.neurons import NEURONS, SURROGATES, StepError
-from fastsnn.kernels.triton import planes
+from fastsnn.kernels.triton import bf16_split
 from fastsnn.kernels.triton.linear_forward import choose_tile
 from fastsnn.verify import CASES, CHECKS, Target
 from fastsnn.verify.case import draw
@@ -166,7 +166,7 @@ class Posing(TorchBackend):
 
     def __init__(self, name: str, scan: Any = None) -> None:
         self.name = name
-        self.declines = backends.load(name).declines  # type: ignore[method-assign]
+        self.neuron_refusal = backends.load(name).neuron_refusal  # type: ignore[method-assign]
         self.scan = scan or super().scan  # type: ignore[method-assign]
 
 
@@ -191,7 +191,7 @@ def test_what_is_left_out_says_why(case: str, target: Target, reason: str) -> No
     (row,) = verify.check(target, [CASES[case]])
     assert row.cases == 0
     assert row.ok
-    (found,) = row.left_out
+    (found,) = row.refused
     assert reason in found
 
 
@@ -211,14 +211,14 @@ def test_half_precision_may_be_refused_by_name_and_nothing_else_may() -> None:
 
     half, single = CASES["lif-bf16"], CASES["lif-one"]
     rows = list(verify.check(torch_target("numba", scan=refusing), [half, single]))
-    assert [dict(row.left_out) for row in rows] == [{"current has dtype bfloat16; allowed: float32": 1}]
+    assert [dict(row.refused) for row in rows] == [{"current has dtype bfloat16; allowed: float32": 1}]
     assert [failure.case for row in rows for failure in row.failures] == ["lif-one"]
 
 
 def test_backends_that_cannot_run_are_skipped_or_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = {"cupy": "no CuPy", "triton": "no Triton"}
     posing = {name: Posing(name) for name in backends.names()}
-    monkeypatch.setattr(backends, "unusable", lambda name, device: reasons.get(name))
+    monkeypatch.setattr(backends, "refusal", lambda name, device: reasons.get(name))
     monkeypatch.setattr(backends, "load", posing.get)
     report = verify.verify(device="cpu", cases=[CASES["lif-one"]])
     assert {row.backend for row in report.rows} == {"torch", "numba"}
@@ -255,7 +255,7 @@ def test_report_as_json() -> None:
     assert found["ok"] is True
     assert found["machine"].keys() == {"system", "cpu", "threads", "cuda", "gpus"}
     assert {"fastsnn", "python", "torch"} <= found["versions"].keys()
-    lif, repeat, left_out = found["rows"]
+    lif, repeat, refused = found["rows"]
     assert (lif["backend"], lif["device"], lif["mode"], lif["group"]) == ("torch", "cpu", "cpu", "lif-shapes")
     assert (lif["cases"], lif["ok"], lif["worst"]["case"]) == (1, True, "lif-one")
     assert repeat["worst"] | {"case": "", "what": ""} == {
@@ -265,7 +265,7 @@ def test_report_as_json() -> None:
         "case": "",
         "what": "",
     }
-    assert (left_out["cases"], list(left_out["left_out"].values())) == (0, [1])
+    assert (refused["cases"], list(refused["refused"].values())) == (0, [1])
 
 
 def command(*arguments: str) -> int:
@@ -430,7 +430,7 @@ def test_command_for_a_backend_that_cannot_run() -> None:
 def test_a_case_takes_the_tile_of_128_columns(name: str, multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the GPUs that have it: an H100, an H200, a B200 and a B300."""
     case, device = CASES[name], torch.device("cuda")
-    monkeypatch.setattr(planes, "multiprocessors", lambda device: multiprocessors)
-    monkeypatch.setattr(planes, "capability", lambda device: 90)
-    options = planes.tile_options(device, torch.float32, planes.arithmetic(device, case.dtype), case.K, case.N)
+    monkeypatch.setattr(bf16_split, "multiprocessors", lambda device: multiprocessors)
+    monkeypatch.setattr(bf16_split, "capability", lambda device: 90)
+    options = bf16_split.tile_options(device, torch.float32, bf16_split.arithmetic(device, case.dtype), case.K, case.N)
     assert choose_tile(case.T, case.B, case.N, options["BLOCK_N"], device)[1] == 128

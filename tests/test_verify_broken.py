@@ -433,7 +433,7 @@ def torch_rate_step(*bugs: str, **parts: Any) -> Any:
     ) -> Any:
         return TorchRateStep(weight, bias, optimizer, T, seed, loss, neuron, Parts(**parts), frozenset(bugs))
 
-    return SimpleNamespace(unsupported=lambda **options: None, RateStep=build)
+    return SimpleNamespace(refusal=lambda **options: None, RateStep=build)
 
 
 STEP, ADAM = "rate-step-soft-decay-attached-tau3.7", "rate-step-T33"
@@ -472,9 +472,9 @@ def test_a_surrogate_2_percent_off_is_found_in_training() -> None:
 
 
 def test_a_fused_step_that_refuses_is_left_out_with_its_reason() -> None:
-    module = SimpleNamespace(unsupported=lambda **options: "T is 33; it goes up to 32", RateStep=None)
+    module = SimpleNamespace(refusal=lambda **options: "T is 33; it goes up to 32", RateStep=None)
     (row,) = check(ADAM, Parts(module=module))
-    assert (row.ok, row.cases, dict(row.left_out)) == (True, 0, {"T is 33; it goes up to 32": 1})
+    assert (row.ok, row.cases, dict(row.refused)) == (True, 0, {"T is 33; it goes up to 32": 1})
 
 
 def test_runs_that_do_not_repeat_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ MODULES = {
 """Peer -> its module here and the package that it needs, which may be absent."""
 
 
-def absent(name: str, device: torch.device, peer_env: Path | None) -> str | None:
+def refusal(name: str, device: torch.device, peer_env: Path | None) -> str | None:
     """Why peer ``name`` can't take part on this machine, with what to do; None where it can."""
     module, package = MODULES[name]
     if name == "spikingjelly2" and peer_env is None:
@@ -48,7 +48,7 @@ def absent(name: str, device: torch.device, peer_env: Path | None) -> str | None
 
 
 def create(name: str, peer_env: Path | None) -> Any:
-    """The peer; call only where :func:`absent` is None."""
+    """The peer; call only where :func:`refusal` is None."""
     if name == "spikingjelly2":
         assert peer_env is not None
         return Remote(name, peer_env)

@@ -152,7 +152,7 @@ def fused_refusal(
     images = poisson_images(source, "train" if optimizer is not None else "test")
     if images is None:
         return f"{source.name} is no set of Poisson coded images"
-    reason: str | None = module.unsupported(
+    reason: str | None = module.refusal(
         T=T,
         classes=layer.out_features,
         pixels=layer.in_features,

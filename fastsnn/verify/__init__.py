@@ -80,7 +80,7 @@ def verify(
     for target in targets:
         report.rows.extend(check(target, chosen, progress, case is not None, neuron))
     if case and not any(row.cases for row in report.rows):
-        reasons = sorted({f"{row.backend}: {reason}" for row in report.rows for reason in row.left_out})
+        reasons = sorted({f"{row.backend}: {reason}" for row in report.rows for reason in row.refused})
         raise ValueError(f"case is {case!r}, which has nothing to run here; {'; '.join(reasons)}")
     return report
 
@@ -92,7 +92,7 @@ def find_targets(backend: str | None, device: str | None) -> tuple[list[Target],
     devices = _devices(device)
     targets, skipped = [], []
     for name in (backend,) if backend else backends.names():
-        reasons = {place: backends.unusable(name, place) for place in devices}
+        reasons = {place: backends.refusal(name, place) for place in devices}
         found = [Target(backends.load(name), place, _mode(name, place)) for place in devices if not reasons[place]]
         targets += found
         if not found:
@@ -113,15 +113,15 @@ def check(
         progress(row)
         started = time.perf_counter()
         for case in members:
-            if reason := left_out(case, target, named):
-                row.left_out[reason] += 1
+            if reason := case_refusal(case, target, named):
+                row.refused[reason] += 1
             else:
                 _run(case, target, row, rerun_command(target, case.name, neuron))
         row.seconds = time.perf_counter() - started
         yield row
 
 
-def left_out(case: Case, target: Target, named: bool = False) -> str | None:
+def case_refusal(case: Case, target: Target, named: bool = False) -> str | None:
     """Why a case is not for this backend and device; None where it is."""
     name, fused = target.backend.name, case.fused or case.group == "rate-step"
     if fused and target.backend.rate_classifier() is None:
@@ -136,19 +136,19 @@ def left_out(case: Case, target: Target, named: bool = False) -> str | None:
         return "SpikingJelly's state is in half precision, for which nothing is promised"
     operation = "recurrent" if case.recurrent else "linear" if case.K else "scan"
     size = case.N if case.recurrent and not case.diagonal else 0
-    return target.backend.declines(case.neuron, torch.float32, bool(case.learn), operation, size)
+    return target.backend.neuron_refusal(case.neuron, torch.float32, bool(case.learn), operation, size)
 
 
 def _run(case: Case, target: Target, row: Row, rerun: str) -> None:
     try:
         row.add(case.name, CHECKS[case.group](case, target), rerun)
     except training.Refused as refusal:
-        row.left_out[str(refusal)] += 1
+        row.refused[str(refusal)] += 1
     except Exception as error:
         message = " ".join(str(error).split())
         if case.dtype in _HALF and isinstance(error, (TypeError, ValueError)):
             # Half precision is opt-in: a backend may refuse it by name.
-            row.left_out[message] += 1
+            row.refused[message] += 1
         else:
             row.cases += 1
             trace = "".join(traceback.format_exception(error))
@@ -175,7 +175,7 @@ def _case(name: str, cases: Mapping[str, Case]) -> Case:
 def _devices(name: str | None) -> list[torch.device]:
     if name is None:
         found = [torch.device("cpu")]
-        return found if backends.cuda_unusable() else [*found, torch.device("cuda:0")]
+        return found if backends.cuda_refusal() else [*found, torch.device("cuda:0")]
     if name == "auto" or not is_device(name):
         raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N")
     device = devices.find(name)

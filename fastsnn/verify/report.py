@@ -48,7 +48,7 @@ class Row:
     """Spikes that differ from float64's, each with its membrane at the threshold."""
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
     """Reason -> number of cases that the backend does not promise or that are too large for the interpreter."""
 
     @property
@@ -83,7 +83,7 @@ class Row:
             "mode": self.mode,
             "group": self.group,
             "cases": self.cases,
-            "left_out": dict(self.left_out),
+            "refused": dict(self.refused),
             "worst": worst,
             "explained": self.explained,
             "seconds": round(self.seconds, 2),
@@ -115,11 +115,11 @@ class Report:
     def ok(self) -> bool:
         return all(row.ok for row in self.rows)
 
-    def left_out(self) -> Counter[tuple[str, str]]:
+    def refused(self) -> Counter[tuple[str, str]]:
         """(backend, reason) -> number of cases that were not run for it."""
         found: Counter[tuple[str, str]] = Counter()
         for row in self.rows:
-            for reason, cases in row.left_out.items():
+            for reason, cases in row.refused.items():
                 found[row.backend, reason] += cases
         return found
 

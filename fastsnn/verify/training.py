@@ -298,6 +298,6 @@ def _fused(case: Case, target: Target, network: Network, optimizer: torch.optim.
     module = target.backend.rate_classifier()
     assert module is not None
     options = {"T": case.T, "loss": case.loss, "neuron": case.neuron}
-    if reason := module.unsupported(classes=case.N, pixels=case.K, optimizer=optimizer, **options):
+    if reason := module.refusal(classes=case.N, pixels=case.K, optimizer=optimizer, **options):
         raise Refused(reason)
     return module.RateStep(network.weight, network.bias, optimizer, seed=SEED, **options)

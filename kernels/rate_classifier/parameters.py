@@ -1,7 +1,7 @@
 """Weights and optimizer state of a one-layer classifier in the layout of the training step's kernels.
 
 The kernels read rows of [P + 1, BLOCK_N]: row p holds the weights from pixel p to every class, row P the bias, and
-columns past the classes are 0. For tensor cores the weights are also kept as three bf16 planes whose sum they are.
+columns past the classes are 0. For tensor cores the weights are also kept as three bf16 parts whose sum they are.
 Steps are taken on these copies; :meth:`Parameters.store` brings torch's own tensors up to date, :meth:`Parameters.load`
 follows them where they were changed.
 """
@@ -19,7 +19,7 @@ _MOMENTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.SGD: ("mome
 _UNSUPPORTED_OPTIONS = ("weight_decay", "dampening", "nesterov", "amsgrad", "maximize", "differentiable")
 
 
-def unsupported_neuron(neuron: Neuron) -> str | None:
+def neuron_refusal(neuron: Neuron) -> str | None:
     """Why the kernels can't train such neurons, in one line; None if they can."""
     name = type(neuron).__name__
     if not neuron.spikes:
@@ -31,7 +31,7 @@ def unsupported_neuron(neuron: Neuron) -> str | None:
     return None
 
 
-def unsupported_optimizer(optimizer: Any) -> str | None:
+def optimizer_refusal(optimizer: Any) -> str | None:
     """Why the kernels can't do what ``optimizer`` (or the name of one) does, in one line; None where they can."""
     if optimizer is None or optimizer in ("adam", "sgd"):
         return None
@@ -55,7 +55,7 @@ class Parameters:
         self.adam = isinstance(optimizer, torch.optim.Adam)
         shape = (weight.shape[1] + 1, block_n)
         self.weight = torch.zeros(shape, device=weight.device)
-        self.planes = torch.zeros(3, *shape if exact else (1, 1), dtype=torch.bfloat16, device=weight.device)
+        self.parts = torch.zeros(3, *shape if exact else (1, 1), dtype=torch.bfloat16, device=weight.device)
         self.moments = [torch.zeros_like(self.weight) for _ in range(0 if optimizer is None else 2)]
         self.steps = 0
         self.learning_rates: Sequence[float] | None = None
@@ -72,9 +72,9 @@ class Parameters:
         self._pack(self._tensors, self.weight)
         if self._exact:
             rest = self.weight.clone()
-            for plane in self.planes:
-                plane.copy_(rest)
-                rest -= plane
+            for part in self.parts:
+                part.copy_(rest)
+                rest -= part
         steps = [int(state.get("step", 0)) for state in self._states()]
         if len(set(steps)) > 1:
             raise ValueError(f"the optimizer took {steps} steps on weight and bias; the fused step takes them together")
@@ -107,7 +107,7 @@ class Parameters:
 
     def schedule(self, steps: int) -> tuple[Tensor, Tensor]:
         """The tables of the next steps on the CPU, made in double: fp32 [steps, 2] and [5]."""
-        reason = unsupported_optimizer(self._optimizer)
+        reason = optimizer_refusal(self._optimizer)
         if reason is not None:
             raise ValueError(reason)
         group = self._optimizer.param_groups[0]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.packed import unpack
-from fastsnn.kernels.triton import planes
+from fastsnn.kernels.triton import bf16_split
 from fastsnn.kernels.triton.linear_forward import linear_forward
 from fastsnn.kernels.triton.scan import scan_backward, scan_forward
 
@@ -41,7 +41,7 @@ def choose_path(path: str, x: Tensor, weight: Tensor) -> str:
     """``path``, or for ``auto`` that of fused and library which :data:`FUSED_UP_TO` takes for the faster."""
     if path != "auto":
         return path
-    sm = planes.capability(x.device)
+    sm = bf16_split.capability(x.device)
     if sm < 80:
         kind = "ieee"
     elif weight.dtype != torch.float32:
@@ -107,7 +107,7 @@ def backward(
     """Fill the gradients that are asked for, those of the first state [S, B, N] and of the rows [L, B, N]."""
     shape = (len(x), *grad_state.shape[1:])
     fused = choose_path(path, x, weight) == "fused"
-    split = fused and planes.arithmetic(x.device, weight.dtype)["PLANES"] == 3
+    split = fused and bf16_split.arithmetic(x.device, weight.dtype)["PARTS"] == 3
     grad = kept.new_empty((3, *shape), dtype=torch.bfloat16) if split else kept.new_empty(shape, dtype=weight.dtype)
     total = None if grad_bias is None else torch.empty_like(grad_state[0])
     scan_backward(neuron, grad_output, grad_final, kept, parameters, grad, grad_state, grad_rows, total)
@@ -127,24 +127,24 @@ def operand(x: Tensor, T: int) -> Tensor:
 
 
 def weight_gradient(grad: Tensor, x: Tensor, out: Tensor) -> None:
-    """out [N, K] = dW, of the currents' gradient, [T, B, N] or planes [3, T, B, N], and x [T, B, K]."""
+    """out [N, K] = dW, of the currents' gradient, [T, B, N] or parts [3, T, B, N], and x [T, B, K]."""
     N, K = out.shape
     rows = x.reshape(-1, K)
     if grad.dim() == 4:
-        planes.matmul(rows.t(), grad.view(3, -1, N), out.t())
+        bf16_split.matmul(rows.t(), grad.view(3, -1, N), out.t())
         return
     with full_precision(grad.device):
         torch.mm(grad.view(-1, N).t(), rows.to(out.dtype), out=out)
 
 
 def input_gradient(grad: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out [T, B, K] = dx, of the currents' gradient, [T, B, N] or planes [3, T, B, N], and weight [N, K]."""
+    """out [T, B, K] = dx, of the currents' gradient, [T, B, N] or parts [3, T, B, N], and weight [N, K]."""
     N, K = weight.shape
     if grad.dim() == 3:
         with full_precision(grad.device):
             out.copy_(grad @ weight)
         return
-    panel = max(planes.PANEL_BYTES // (6 * N) // 128, 1) * 128
+    panel = max(bf16_split.PANEL_BYTES // (6 * N) // 128, 1) * 128
     for first in range(0, K, panel):
         columns = slice(first, first + panel)
-        planes.matmul(grad.view(3, -1, N), planes.split(weight[:, columns]), out.view(-1, K)[:, columns])
+        bf16_split.matmul(grad.view(3, -1, N), bf16_split.split(weight[:, columns]), out.view(-1, K)[:, columns])

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.program import CompiledNeuron
-from fastsnn.kernels.triton import device_guard, planes, tl, triton
-from fastsnn.kernels.triton.planes import ROWS, multiply
+from fastsnn.kernels.triton import bf16_split, device_guard, tl, triton
+from fastsnn.kernels.triton.bf16_split import ROWS, multiply
 from fastsnn.kernels.triton.program import device_function
 from fastsnn.kernels.triton.scan import constants, load_rows
 
@@ -21,10 +21,10 @@ from fastsnn.kernels.triton.scan import constants, load_rows
 @triton.jit
 def linear_forward_kernel(
     x_ptr, weight_ptr, bias_ptr, state_ptr, current_ptr, kept_ptr, output_ptr, final_ptr, rows_ptr,
-    T, B, N, K, weight_K, width, plane, stride_weight, stride_state, stride_kept, scalars, rest,
+    T, B, N, K, weight_K, width, part, stride_weight, stride_state, stride_kept, scalars, rest,
     STEP: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, ROWS_LEARNT: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, PACK: tl.constexpr,
-    LEFT_EXACT: tl.constexpr, PLANES: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
+    LEFT_EXACT: tl.constexpr, PARTS: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
     SAMPLES: tl.constexpr, STEPS: tl.constexpr, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """SAMPLES samples and BLOCK_N neurons over T <= STEPS time steps; N of an output row's ``width`` neurons.
@@ -42,8 +42,8 @@ def linear_forward_kernel(
     row = (row_t * B + row_b)[:, None]  # int32, for registers: choose_tile sees to it that it fits
     acc = multiply(
         x_ptr + row.to(tl.int64) * K, mask_rows, 1, 0,
-        weight_ptr + offs_n.to(tl.int64)[None, :] * stride_weight, mask_n, 1, plane, K, weight_K,
-        1, LEFT_EXACT, PLANES, ROUNDED, OPERAND, SAMPLES * STEPS, BLOCK_N, BLOCK_K,
+        weight_ptr + offs_n.to(tl.int64)[None, :] * stride_weight, mask_n, 1, part, K, weight_K,
+        1, LEFT_EXACT, PARTS, ROUNDED, OPERAND, SAMPLES * STEPS, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     if HAS_BIAS:
         acc += tl.load(bias_ptr + offs_n, mask=offs_n < N, other=0.0).to(tl.float32)[None, :]
@@ -102,11 +102,11 @@ def linear_forward(
     T, B, K = x.shape
     N = weight.shape[0]
     kept = kept if neuron.kept else None
-    arithmetic = planes.arithmetic(x.device, weight.dtype)
-    options = planes.tile_options(x.device, x.dtype, arithmetic, K, N)
+    arithmetic = bf16_split.arithmetic(x.device, weight.dtype)
+    options = bf16_split.tile_options(x.device, x.dtype, arithmetic, K, N)
     steps, block_n = choose_tile(T, B, N, options["BLOCK_N"], x.device)
     packed = output.dtype == torch.int32
-    panel = max(planes.PANEL_BYTES // (6 * K) // 128, 1) * 128 if arithmetic["PLANES"] == 3 else N
+    panel = max(bf16_split.PANEL_BYTES // (6 * K) // 128, 1) * 128 if arithmetic["PARTS"] == 3 else N
     scratch = None
     if kept is None and (packed or output.dtype != torch.float32):
         scratch = torch.empty(min(T, steps), B, N, dtype=torch.float32, device=x.device)
@@ -115,7 +115,7 @@ def linear_forward(
     with device_guard(x):
         for first in range(0, N, panel):
             neurons = slice(first, first + panel)
-            right = planes.split(weight[neurons]) if arithmetic["PLANES"] == 3 else weight[neurons]
+            right = bf16_split.split(weight[neurons]) if arithmetic["PARTS"] == 3 else weight[neurons]
             for t in range(0, T, steps):
                 chunk = slice(t, t + steps)
                 out = output[t // 32 if packed else t :, :, neurons]
@@ -140,7 +140,7 @@ def linear_forward(
 
 def choose_tile(T: int, B: int, N: int, block_n: int, device: torch.device) -> tuple[int, int]:
     """Steps and neurons of a tile: of the divisions of its rows, that which gives the busiest multiprocessor least."""
-    slots = planes.multiprocessors(device)
+    slots = bf16_split.multiprocessors(device)
 
     def work(steps: int, block: int) -> int:
         programs = triton.cdiv(B, ROWS // steps) * triton.cdiv(N, block)

@@ -1,6 +1,6 @@
 """A recurrent layer in Triton: the product with W, the time loop of ``recurrent_kernels.py``, products of gradients.
 
-V is taken as exact planes of bf16 on tensor cores from sm_80 on, and in fp32 below. The gradients of W, V, x and b are
+V is taken as exact parts of bf16 on tensor cores from sm_80 on, and in fp32 below. The gradients of W, V, x and b are
 products of the currents' gradient over all T. Sums have a fixed order.
 
 Operation: ``kernels/recurrent.py``. Twin: ``kernels/numba/recurrent.py``. Tests: ``tests/test_recurrent.py``.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.program import CompiledNeuron
-from fastsnn.kernels.triton import device_guard, planes, triton
+from fastsnn.kernels.triton import bf16_split, device_guard, triton
 from fastsnn.kernels.triton.linear import full_precision, input_gradient, operand, weight_gradient
 from fastsnn.kernels.triton.program import device_function
 from fastsnn.kernels.triton.recurrent_kernels import recurrent_backward_kernel, recurrent_forward_kernel
@@ -53,7 +53,7 @@ def forward_loop(
     # Spikes are exact in bf16, the dtype that tensor cores take.
     exact = neuron.neuron.spikes and initial is None
     right, options = _prepared(recurrent_weight, 128)
-    halved = exact and options["PLANES"] == 3
+    halved = exact and options["PARTS"] == 3
     ring = final.new_zeros((2, B, N), dtype=torch.bfloat16 if halved else torch.float32)
     if initial is not None:
         ring[1].copy_(initial)
@@ -64,7 +64,7 @@ def forward_loop(
             T, B, N, *_strides(right), scalars,
             STEP=device_function(neuron.forward), STATES=neuron.states, KEPT=0 if kept is None else neuron.kept,
             ROWS_LEARNT=neuron.forward.rows, PACK=output.dtype == torch.int32,
-            LEFT_EXACT=exact or options["PLANES"] == 1, **options,
+            LEFT_EXACT=exact or options["PARTS"] == 1, **options,
         )  # fmt: skip
 
 
@@ -95,14 +95,14 @@ def backward_loop(
     recurrent_weight: Tensor, parameters: dict[str, Tensor], grad_state: Tensor, grad_rows: Tensor,
     total: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """The currents' gradient [T, B, N], or its planes [3, T, B, N]; fills those of the first state and of the rows.
+    """The currents' gradient [T, B, N], or its parts [3, T, B, N]; fills those of the first state and of the rows.
 
     To ``total`` [B, N], zeros, the currents' gradient is added up over time.
     """
     T, (_, B, N) = kept.shape[1], grad_state.shape
     right, options = _prepared(recurrent_weight, 64)  # a step back takes more registers
     shape = (T + 1, B, N)
-    grad = kept.new_empty((3, *shape), dtype=torch.bfloat16) if options["PLANES"] == 3 else kept.new_empty(shape)
+    grad = kept.new_empty((3, *shape), dtype=torch.bfloat16) if options["PARTS"] == 3 else kept.new_empty(shape)
     grad[..., T, :, :].zero_()
     grad_state.zero_() if grad_final is None else grad_state.copy_(grad_final)
     grad_rows.zero_()
@@ -114,7 +114,7 @@ def backward_loop(
             T, B, N, *_strides(right), (T + 1) * B * N, *upstream.stride(), scalars,
             STEP=device_function(neuron.backward), STATES=neuron.states, KEPT=neuron.kept,
             ROWS_LEARNT=neuron.backward.rows, LEARNT=len(neuron.learnt_constants), SUM=int(total is not None),
-            LEFT_EXACT=options["PLANES"] == 1, **options,
+            LEFT_EXACT=options["PARTS"] == 1, **options,
         )  # fmt: skip
     return grad[..., :T, :, :]
 
@@ -135,8 +135,8 @@ def _currents(x: Tensor, weight: Tensor, bias: Tensor | None, kept: Tensor | Non
     else:
         current = torch.empty(T, B, N, dtype=torch.float32, device=x.device)
     flat = current.view(T * B, N)
-    if planes.arithmetic(x.device, weight.dtype)["PLANES"] == 3:
-        planes.matmul(rows, planes.split(weight.t().contiguous()), flat)
+    if bf16_split.arithmetic(x.device, weight.dtype)["PARTS"] == 3:
+        bf16_split.matmul(rows, bf16_split.split(weight.t().contiguous()), flat)
     else:
         with full_precision(x.device):
             flat.copy_(rows.to(weight.dtype) @ weight.t())
@@ -144,26 +144,26 @@ def _currents(x: Tensor, weight: Tensor, bias: Tensor | None, kept: Tensor | Non
 
 
 def _prepared(recurrent_weight: Tensor, most: int) -> tuple[Tensor, dict[str, Any]]:
-    """V as the kernels take it, planes [3, N, width], fp32 [N, N], or the diagonal [N]; and their constants.
+    """V as the kernels take it, parts [3, N, width], fp32 [N, N], or the diagonal [N]; and their constants.
 
     A tile has at most ``most`` neurons.
     """
     back = recurrent_weight.detach().float().contiguous()
-    arithmetic, N = planes.arithmetic(back.device, torch.float32), len(back)
+    arithmetic, N = bf16_split.arithmetic(back.device, torch.float32), len(back)
     diagonal = back.dim() == 1
-    block_n = min(most if arithmetic["PLANES"] == 3 else 64, max(triton.next_power_of_2(N), 16))
+    block_n = min(most if arithmetic["PARTS"] == 3 else 64, max(triton.next_power_of_2(N), 16))
     launch = {
         "DIAGONAL": diagonal, "SAMPLES": SAMPLES, "BLOCK_N": block_n,
-        "BLOCK_K": 32 if arithmetic["PLANES"] == 3 else 16,
-        "num_warps": 8 if block_n >= 64 else 4, "num_stages": 3 if arithmetic["PLANES"] == 3 else 2,
+        "BLOCK_K": 32 if arithmetic["PARTS"] == 3 else 16,
+        "num_warps": 8 if block_n >= 64 else 4, "num_stages": 3 if arithmetic["PARTS"] == 3 else 2,
         "maxnreg": 255, "enable_fp_fusion": False,
     }  # fmt: skip
-    split = planes.split(back) if arithmetic["PLANES"] == 3 and not diagonal else back
+    split = bf16_split.split(back) if arithmetic["PARTS"] == 3 and not diagonal else back
     return split, arithmetic | launch
 
 
 def _strides(right: Tensor) -> tuple[int, int]:
-    """Elements between rows of V and between its planes."""
+    """Elements between rows of V and between its parts."""
     return (right.stride(-2), right.stride(0)) if right.dim() > 1 else (0, 0)
 
 
@@ -186,9 +186,9 @@ def _previous(neuron: CompiledNeuron, output: Tensor, initial: Tensor | None, T:
 def _recurrent_gradients(
     grad: Tensor, previous: Tensor, recurrent_weight: Tensor, grad_recurrent: Tensor, grad_initial: Tensor
 ) -> None:
-    """Fill dV and the gradient of the output before the first step, from the currents' gradient or its planes."""
+    """Fill dV and the gradient of the output before the first step, from the currents' gradient or its parts."""
     if recurrent_weight.dim() == 1:
-        dense = grad.float().sum(0) if grad.dim() == 4 else grad  # planes add up exactly
+        dense = grad.float().sum(0) if grad.dim() == 4 else grad  # parts add up exactly
         grad_recurrent.copy_((dense * previous).sum((0, 1), dtype=torch.float64))
         torch.mul(dense[0], recurrent_weight.float(), out=grad_initial)
         return

@@ -4,22 +4,22 @@ Samples never meet, so a program owns SAMPLES of them and goes through all T. At
 tile's last outputs with V, BLOCK_N neurons at a time, then the neurons' step. What a step reads of the step before,
 also of other threads, goes round through memory (the cache), behind a barrier: outputs or gradients, states and sums.
 
-Currents, outputs and gradients are [T, B, N]. ``recurrent_ptr`` is V [N, width], as planes (``planes.py``) or as it is,
+Currents, outputs and gradients are [T, B, N]. ``recurrent_ptr`` is V [N, width], as bf16 parts or as it is,
 or with DIAGONAL its diagonal [N]; then a program owns BLOCK_N neurons too.
 """
 
 from fastsnn.kernels.triton import tl, triton
-from fastsnn.kernels.triton.planes import multiply, split3
+from fastsnn.kernels.triton.bf16_split import multiply, split3
 from fastsnn.kernels.triton.scan import load_rows
 
 
 @triton.jit
 def recurrent_forward_kernel(
     current_ptr, recurrent_ptr, ring_ptr, state_ptr, kept_ptr, output_ptr, rows_ptr,
-    T, B, N, width, plane, scalars,
+    T, B, N, width, part, scalars,
     STEP: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, ROWS_LEARNT: tl.constexpr,
     DIAGONAL: tl.constexpr, PACK: tl.constexpr,
-    LEFT_EXACT: tl.constexpr, PLANES: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
+    LEFT_EXACT: tl.constexpr, PARTS: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
     SAMPLES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``state_ptr`` [S, B, N] holds the first states and becomes the last; ``ring_ptr`` [2, B, N] holds the output
@@ -46,8 +46,8 @@ def recurrent_forward_kernel(
             else:
                 back = multiply(
                     previous + samples, mask_b, 1, 0,
-                    recurrent_ptr + offs_n.to(tl.int64)[None, :] * width, mask_n, 1, plane, N, width,
-                    1, LEFT_EXACT, PLANES, ROUNDED, OPERAND, SAMPLES, BLOCK_N, BLOCK_K,
+                    recurrent_ptr + offs_n.to(tl.int64)[None, :] * width, mask_n, 1, part, N, width,
+                    1, LEFT_EXACT, PARTS, ROUNDED, OPERAND, SAMPLES, BLOCK_N, BLOCK_K,
                 )  # fmt: skip
             current = tl.load(current_ptr + step + lanes, mask=mask, other=0.0) + back
             state = load_rows(state_ptr, stride, lanes, mask, STATES)
@@ -75,15 +75,15 @@ def recurrent_forward_kernel(
 @triton.jit
 def recurrent_backward_kernel(
     grad_output_ptr, kept_ptr, recurrent_ptr, rows_ptr, grad_ptr, grad_state_ptr, grad_rows_ptr, total_ptr,
-    T, B, N, width, plane, grad_plane, stride_grad_t, stride_grad_b, stride_grad_n, scalars,
+    T, B, N, width, part, grad_part, stride_grad_t, stride_grad_b, stride_grad_n, scalars,
     STEP: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, ROWS_LEARNT: tl.constexpr, LEARNT: tl.constexpr,
     DIAGONAL: tl.constexpr, SUM: tl.constexpr,
-    LEFT_EXACT: tl.constexpr, PLANES: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
+    LEFT_EXACT: tl.constexpr, PARTS: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
     SAMPLES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """From the last step to the first.
 
-    ``grad_ptr`` [T + 1, B, N] (its planes [PLANES, T + 1, B, N]) becomes the currents' gradient; its last row is zeros.
+    ``grad_ptr`` [T + 1, B, N] (its parts [PARTS, T + 1, B, N]) becomes the currents' gradient; its last row is zeros.
     ``grad_state_ptr`` [S, B, N] holds the gradient of the last states and becomes that of the first. ``grad_rows_ptr``
     [L, B, N] and ``total_ptr`` [B, N], the gradient's sum over time if SUM, start as zeros.
     """
@@ -105,15 +105,15 @@ def recurrent_backward_kernel(
             if DIAGONAL:
                 own = tl.load(recurrent_ptr + offs_n, mask=offs_n < N, other=0.0)
                 back = tl.load(after + lanes, mask=mask, other=0.0).to(tl.float32)
-                if PLANES == 3:
-                    back += tl.load(after + grad_plane + lanes, mask=mask, other=0.0).to(tl.float32)
-                    back += tl.load(after + 2 * grad_plane + lanes, mask=mask, other=0.0).to(tl.float32)
+                if PARTS == 3:
+                    back += tl.load(after + grad_part + lanes, mask=mask, other=0.0).to(tl.float32)
+                    back += tl.load(after + 2 * grad_part + lanes, mask=mask, other=0.0).to(tl.float32)
                 back *= own[None, :]
             else:
                 back = multiply(
-                    after + samples, mask_b, 1, grad_plane,
-                    recurrent_ptr + offs_n[None, :], mask_n, width, plane, N, N,
-                    PLANES, LEFT_EXACT, PLANES, ROUNDED, OPERAND, SAMPLES, BLOCK_N, BLOCK_K,
+                    after + samples, mask_b, 1, grad_part,
+                    recurrent_ptr + offs_n[None, :], mask_n, width, part, N, N,
+                    PARTS, LEFT_EXACT, PARTS, ROUNDED, OPERAND, SAMPLES, BLOCK_N, BLOCK_K,
                 )  # fmt: skip
             given = grad_output_ptr + t * stride_grad_t + offs_b.to(tl.int64)[:, None] * stride_grad_b
             upstream = tl.load(given + offs_n.to(tl.int64)[None, :] * stride_grad_n, mask=mask, other=0.0)
@@ -125,13 +125,13 @@ def recurrent_backward_kernel(
             # As in the forward pass: read by all before it is written over.
             tl.debug_barrier()
             results = STEP(history + (upstream.to(tl.float32) + back,) + grad_state, scalars, learnt)
-            if PLANES == 1:
+            if PARTS == 1:
                 tl.store(out + lanes, results[0], mask=mask)
             else:
                 high, middle, low = split3(results[0])
                 tl.store(out + lanes, high, mask=mask)
-                tl.store(out + grad_plane + lanes, middle, mask=mask)
-                tl.store(out + 2 * grad_plane + lanes, low, mask=mask)
+                tl.store(out + grad_part + lanes, middle, mask=mask)
+                tl.store(out + 2 * grad_part + lanes, low, mask=mask)
             for k in tl.static_range(STATES):
                 tl.store(grad_state_ptr + tl.cast(k, tl.int64) * stride + lanes, results[1 + k], mask=mask)
             for k in tl.static_range(LEARNT):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.triton import device_guard, tl, triton
-from fastsnn.kernels.triton.planes import split3
+from fastsnn.kernels.triton.bf16_split import split3
 from fastsnn.kernels.triton.program import device_function
 
 
@@ -81,11 +81,11 @@ def scan_backward_kernel(
     grad_output_ptr, grad_final_ptr, kept_ptr, rows_ptr, grad_current_ptr, grad_state_ptr, grad_rows_ptr, total_ptr,
     T, n, stride_grad_t, stride_grad_n, scalars,
     STEP: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, ROWS: tl.constexpr, LEARNT: tl.constexpr,
-    HAS_GRAD_FINAL: tl.constexpr, SUM: tl.constexpr, PLANES: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_GRAD_FINAL: tl.constexpr, SUM: tl.constexpr, PARTS: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """BLOCK neurons from the last step to the first.
 
-    With PLANES 3 the gradient of the current is stored as its planes; with SUM its sum over time is stored too.
+    With PARTS 3 the gradient of the current is stored as its parts; with SUM its sum over time is stored too.
     """
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < n
@@ -114,14 +114,14 @@ def scan_backward_kernel(
             mask_t = offs < tl.where(t >= 0, n, 0)
             results = STEP(history[i] + (grads[i].to(tl.float32),) + grad_state, scalars, rows)
             out = grad_current_ptr + t * n + offs
-            if PLANES == 1:
+            if PARTS == 1:
                 tl.store(out, results[0], mask=mask_t)
             else:
-                plane = tl.cast(T, tl.int64) * n
+                part = tl.cast(T, tl.int64) * n
                 high, middle, low = split3(results[0])
                 tl.store(out, high, mask=mask_t)
-                tl.store(out + plane, middle, mask=mask_t)
-                tl.store(out + 2 * plane, low, mask=mask_t)
+                tl.store(out + part, middle, mask=mask_t)
+                tl.store(out + 2 * part, low, mask=mask_t)
             before = ()
             for k in tl.static_range(STATES):
                 before += (tl.where(mask_t, results[1 + k], grad_state[k]),)
@@ -177,8 +177,8 @@ def scan_backward(
 ) -> None:  # fmt: skip
     """Fill the gradients of current [T, ...], first state [S, ...] and rows [L, ...], and the current's sum over time.
 
-    All are contiguous; a gradient of None is zero. A ``grad_current`` of bfloat16 [3, T, ...] is filled with the planes
-    of the gradient (``planes.py``).
+    All are contiguous; a gradient of None is zero. A ``grad_current`` of bfloat16 [3, T, ...] is filled with the parts
+    of the gradient (``bf16_split.py``).
     """
     n = grad_state[0].numel()
     if not n:
@@ -195,7 +195,7 @@ def scan_backward(
             grad_rows, grad_state if total is None else total, T, n, grad.stride(0), grad.stride(1), scalars,
             STEP=device_function(neuron.backward), STATES=neuron.states, KEPT=neuron.kept, ROWS=neuron.backward.rows,
             LEARNT=len(neuron.learnt_constants), HAS_GRAD_FINAL=grad_final is not None, SUM=total is not None,
-            PLANES=3 if split else 1, **options,
+            PARTS=3 if split else 1, **options,
         )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ TARGET: list[Target] = []
 def compile_cuda(code: str, options: tuple[str, ...], sm: int) -> str:
     """PTX of CUDA C++ from NVRTC for compute_``sm``."""
     nvrtc = importlib.import_module("cupy.cuda").nvrtc
-    headers = importlib.import_module("fastsnn.stack").cuda_headers()
+    headers = importlib.import_module("fastsnn.cupy_stack").cuda_headers()
     made = nvrtc.createProgram(code, "kernel.cu", (), ())
     flags = [f"--gpu-architecture=compute_{sm}", *([f"-I{headers}"] if headers else []), *options]
     try:

@@ -56,7 +56,7 @@ class Summary:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            if reason := left_out(item):
+            if reason := refusal(item):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -68,7 +68,7 @@ class Summary:
             LOG.write(path, outcomes=stats, failed=failed)
 
 
-def left_out(item: pytest.Item) -> str | None:
+def refusal(item: pytest.Item) -> str | None:
     """Why a test can't run on the pretended card."""
     import inspect
 

@@ -20,7 +20,7 @@ from fastsnn.kernels.numba.bits import LANES, aligned_empty
 from fastsnn.kernels.numba.threads import meeting, spread
 from fastsnn.kernels.rate_classifier.numba.kernels import Problem, run, workspaces
 from fastsnn.kernels.rate_classifier.numba.neurons import sample_functions, scalars
-from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_neuron, unsupported_optimizer
+from fastsnn.kernels.rate_classifier.parameters import Parameters, neuron_refusal, optimizer_refusal
 
 MAX_T = 4096
 MAX_CLASSES = 1024
@@ -34,7 +34,7 @@ TRAINING, EVALUATION = 0, 1
 """Streams of random numbers."""
 
 
-def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, neuron: Neuron) -> str | None:
+def refusal(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, neuron: Neuron) -> str | None:
     """Why this case has no fused step, in one line that names the option; None where it has one."""
     if loss not in ("mse", "ce"):
         return f"loss is {loss!r}; the fused step has mse and ce"
@@ -44,7 +44,7 @@ def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any,
     for name, value, most in (("T", T, MAX_MEMBRANE), ("pixels", pixels, MAX_WEIGHTS)):
         if not 1 <= value <= most // _columns(classes):
             return f"{name} is {value}; the fused step has 1 to {most // _columns(classes)} with {classes} classes"
-    return unsupported_neuron(neuron) or unsupported_optimizer(optimizer)
+    return neuron_refusal(neuron) or optimizer_refusal(optimizer)
 
 
 def _columns(classes: int) -> int:
@@ -64,7 +64,7 @@ class RateStep:
 
     ``optimizer`` is torch.optim's Adam or SGD over them, or None where nothing is trained. Steps are taken on copies:
     :meth:`sync` brings weight, bias and the optimizer's state up to date; a change that others make to them (a loaded
-    checkpoint) is noticed at the next call. Raises ValueError where :func:`unsupported` names a reason.
+    checkpoint) is noticed at the next call. Raises ValueError where :func:`refusal` names a reason.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RateStep:
             if tensor is not None:
                 _check(name, tensor, torch.float32)
         classes, pixels = weight.shape
-        reason = unsupported(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, neuron=neuron)
+        reason = refusal(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, neuron=neuron)
         if reason is not None:
             raise ValueError(reason)
         self.problem = Problem(

@@ -21,7 +21,7 @@ Reference: ``kernels/reference.py``. Tests: ``tests/test_rate_step.py``.
 """
 
 from fastsnn.kernels.triton import INTERPRETED, tl, triton
-from fastsnn.kernels.triton.planes import split3
+from fastsnn.kernels.triton.bf16_split import split3
 
 SIMULATED = tl.constexpr(INTERPRETED)
 """The interpreter computes wrong bf16 products: there the bf16 parts of a number are multiplied as fp32."""
@@ -90,12 +90,12 @@ def _exact_dot(spikes, high, middle, low):
 
 @triton.jit
 def _currents(
-    pixel_ptr, word_ptr, weight_ptr, plane_ptr, count, capacity, pixels,
+    pixel_ptr, word_ptr, weight_ptr, parts_ptr, count, capacity, pixels,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Currents [BLOCK_T, BLOCK_N]: the bias and the weights of each step's spikes."""
     offs_n = tl.arange(0, BLOCK_N)
-    plane = (pixels + 1) * BLOCK_N
+    part = (pixels + 1) * BLOCK_N
     total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32) + tl.load(weight_ptr + pixels * BLOCK_N + offs_n)[None, :]
     STEP: tl.constexpr = BLOCK_K if EXACT else FMA_INPUTS
     for first in range(0, count, STEP):
@@ -104,8 +104,8 @@ def _currents(
         offs = pixel[:, None] * BLOCK_N + offs_n[None, :]
         if EXACT:
             spikes = _spike_tile(word_ptr, first, count, capacity, False, BLOCK_T, STEP, EXACT)
-            high, middle = tl.load(plane_ptr + offs), tl.load(plane_ptr + plane + offs)
-            total += _exact_dot(spikes, high, middle, tl.load(plane_ptr + 2 * plane + offs))
+            high, middle = tl.load(parts_ptr + offs), tl.load(parts_ptr + part + offs)
+            total += _exact_dot(spikes, high, middle, tl.load(parts_ptr + 2 * part + offs))
         else:
             spikes = _spike_tile_by_steps(word_ptr, first, count, capacity, BLOCK_T, STEP)
             total += tl.dot(spikes, tl.load(weight_ptr + offs), input_precision="ieee")
@@ -218,7 +218,7 @@ def _clear(partial_ptr, stamp_ptr, stamp, rows, BLOCK_N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["batch", "batch_size", "pixels", "T"])
 def step_kernel(
-    sizes_ptr, samples_ptr, pixels_ptr, words_ptr, weight_ptr, plane_ptr,
+    sizes_ptr, samples_ptr, pixels_ptr, words_ptr, weight_ptr, parts_ptr,
     current_ptr, h_ptr, partial_ptr, stamp_ptr, spikes_ptr,
     batch, batch_size, capacity, pixels, T, inv_T, scale, scalars, backward_scalars, rest,
     STEP: tl.constexpr, STEP_BACK: tl.constexpr, CROSS_ENTROPY: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -254,7 +254,7 @@ def step_kernel(
             spikes = tl.zeros((BLOCK_N,), tl.float32)
             for chunk in range(chunks):
                 current = _currents(
-                    pixel_ptr, word_ptr + chunk * 4 * capacity, weight_ptr, plane_ptr, count, capacity, pixels,
+                    pixel_ptr, word_ptr + chunk * 4 * capacity, weight_ptr, parts_ptr, count, capacity, pixels,
                     BLOCK_T, BLOCK_N, BLOCK_K, EXACT,
                 )  # fmt: skip
                 tl.store(current_ptr + offs_t[:, None] * BLOCK_N + offs_n[None, :], current)

@@ -13,7 +13,7 @@ from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import CHUNK, PixelIndex, encode_kernel
 from fastsnn.kernels.rate_classifier.triton.kernels import step_kernel
 from fastsnn.kernels.rate_classifier.triton.update import update_kernel
-from fastsnn.kernels.triton import planes, triton
+from fastsnn.kernels.triton import bf16_split, triton
 from fastsnn.kernels.triton.program import device_function
 
 MAX_GROUPS, PARTIAL_BYTES = 256, 1 << 25
@@ -184,12 +184,15 @@ class Plan:
         # That spills if a program has several samples.
         narrow = not long and not problem.exact and problem.block_n == 16
         registers = 128 if narrow and self.group == 1 else None
-        wide, newest = problem.exact and problem.block_n > 16, planes.capability(self.parameters.weight.device) >= 120
+        wide, newest = (
+            problem.exact and problem.block_n > 16,
+            bf16_split.capability(self.parameters.weight.device) >= 120,
+        )
         if wide and (long or (self.training and newest)):
             registers = 255  # the most that there are; without a limit the compiler spills to fit a third block
         warps = 8 if long and self.training and problem.block_n > 16 else 4
         step_kernel[self.groups, batches](
-            self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.planes,
+            self.sizes, self.samples, self.pixels, self.words, self.parameters.weight, self.parameters.parts,
             self.currents, self.h, self.partial, self.stamps, self.spikes,
             batch, self.batch_size, self.capacity, problem.pixels, problem.T, 1 / problem.T, scale,
             problem.neuron.constants({})[0] or (0.0,), problem.neuron.constants({}, True)[0] or (0.0,),
@@ -212,7 +215,7 @@ class Plan:
         problem, parameters = self.problem, self.parameters
         moments = parameters.moments or [parameters.weight] * 2  # without an optimizer nothing is trained
         update_kernel[-(-(pixels + 1) // BLOCK_P) + 1, batches](
-            self.job, self.sizes, self.partial, self.stamps, parameters.weight, parameters.planes,
+            self.job, self.sizes, self.partial, self.stamps, parameters.weight, parameters.parts,
             *moments, self.schedule, self.hyper,
             self.samples, self.spikes, self.losses, self.correct,
             batch, self.batch_size, pixels, self.groups, 1 / problem.T,

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from fastsnn.kernels.neurons import Neuron
 from fastsnn.kernels.neurons.program import compile_neuron
-from fastsnn.kernels.rate_classifier.parameters import Parameters, unsupported_neuron, unsupported_optimizer
+from fastsnn.kernels.rate_classifier.parameters import Parameters, neuron_refusal, optimizer_refusal
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex, index_pixels
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
-from fastsnn.kernels.triton import check_device, check_dtype, device_guard, planes
+from fastsnn.kernels.triton import bf16_split, check_device, check_dtype, device_guard
 
 MAX_T = 1024
 MAX_CLASSES = 32
@@ -32,14 +32,14 @@ TRAINING, EVALUATION = 0, 1
 """Streams of random numbers."""
 
 
-def unsupported(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, neuron: Neuron) -> str | None:
+def refusal(*, T: int, classes: int, pixels: int, loss: str, optimizer: Any, neuron: Neuron) -> str | None:
     """Why this case has no fused step, in one line that names the option; None where it has one."""
     if loss not in ("mse", "ce"):
         return f"loss is {loss!r}; the fused step has mse and ce"
     for name, value, most in (("T", T, MAX_T), ("classes", classes, MAX_CLASSES), ("pixels", pixels, MAX_PIXELS)):
         if not 1 <= value <= most:
             return f"{name} is {value}; the fused step has 1 to {most}"
-    return unsupported_neuron(neuron) or unsupported_optimizer(optimizer)
+    return neuron_refusal(neuron) or optimizer_refusal(optimizer)
 
 
 class RateStep:
@@ -47,7 +47,7 @@ class RateStep:
 
     ``optimizer`` is torch.optim's Adam or SGD over them, or None where nothing is trained. Steps are taken on copies:
     :meth:`sync` brings weight, bias and the optimizer's state up to date; a change that others make to them (a loaded
-    checkpoint) is noticed at the next call. Raises ValueError where :func:`unsupported` names a reason.
+    checkpoint) is noticed at the next call. Raises ValueError where :func:`refusal` names a reason.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RateStep:
                 check_device(name, tensor)
                 check_dtype(name, tensor, (torch.float32,))
         classes, pixels = weight.shape
-        reason = unsupported(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, neuron=neuron)
+        reason = refusal(T=T, classes=classes, pixels=pixels, loss=loss, optimizer=optimizer, neuron=neuron)
         if reason is not None:
             raise ValueError(reason)
         self.problem = Problem(
@@ -131,4 +131,4 @@ class RateStep:
 
 def _has_bf16_products(device: torch.device) -> bool:
     """Whether the device's tensor cores multiply bf16; the interpreter's stand-ins do."""
-    return planes.capability(device) >= 80
+    return bf16_split.capability(device) >= 80

@@ -10,7 +10,7 @@ Launches: ``kernels/rate_classifier/triton/launch.py``. Tests: ``tests/test_rate
 """
 
 from fastsnn.kernels.triton import tl, triton
-from fastsnn.kernels.triton.planes import split3
+from fastsnn.kernels.triton.bf16_split import split3
 
 
 @triton.jit
@@ -49,7 +49,7 @@ def _tally(
 
 @triton.jit(do_not_specialize=["batch", "batch_size", "pixels", "groups"])
 def update_kernel(
-    job_ptr, sizes_ptr, partial_ptr, stamp_ptr, weight_ptr, plane_ptr, first_ptr, second_ptr, schedule_ptr, hyper_ptr,
+    job_ptr, sizes_ptr, partial_ptr, stamp_ptr, weight_ptr, parts_ptr, first_ptr, second_ptr, schedule_ptr, hyper_ptr,
     samples_ptr, spikes_ptr, losses_ptr, correct_ptr,
     batch, batch_size, pixels, groups, inv_T,
     CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
@@ -108,7 +108,7 @@ def update_kernel(
         tl.store(weight_ptr + offs, weight, mask=mask)
         if EXACT:
             high, middle, low = split3(weight)
-            plane = rows * BLOCK_N
-            tl.store(plane_ptr + offs, high, mask=mask)
-            tl.store(plane_ptr + plane + offs, middle, mask=mask)
-            tl.store(plane_ptr + 2 * plane + offs, low, mask=mask)
+            part = rows * BLOCK_N
+            tl.store(parts_ptr + offs, high, mask=mask)
+            tl.store(parts_ptr + part + offs, middle, mask=mask)
+            tl.store(parts_ptr + 2 * part + offs, low, mask=mask)

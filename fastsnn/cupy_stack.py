@@ -1,6 +1,6 @@
 """What the cupy backend stands on: versions, the GPU, CUDA's compiler and headers; and what is wrong with them.
 
-Facts are read by :func:`find_stack` and judged by :func:`trouble`; neither imports SpikingJelly or CuPy.
+Facts are read by :func:`find_cupy_stack` and judged by :func:`refusal`; neither imports SpikingJelly or CuPy.
 """
 
 import importlib
@@ -25,7 +25,7 @@ CUDA13_CAPABILITY = (7, 5)
 
 
 @dataclass(frozen=True)
-class Stack:
+class CupyStack:
     """What the backend stands on, as found on a machine."""
 
     packages: Mapping[str, str]
@@ -40,13 +40,13 @@ class Stack:
     """Whether cuda_fp16.h, which each of SpikingJelly's kernels includes, is found there."""
 
 
-def trouble(stack: Stack) -> str | None:
+def refusal(stack: CupyStack) -> str | None:
     """Why the backend can't run on ``stack``, in one line that ends with what to run; None where nothing forbids it."""
-    return spikingjelly_trouble(stack) or _gpu_trouble(stack) or cupy_trouble(stack) or compiler_trouble(stack)
+    return spikingjelly_refusal(stack) or _gpu_refusal(stack) or cupy_refusal(stack) or compiler_refusal(stack)
 
 
-def spikingjelly_trouble(stack: Stack) -> str | None:
-    """Like :func:`trouble`, of SpikingJelly alone."""
+def spikingjelly_refusal(stack: CupyStack) -> str | None:
+    """Like :func:`refusal`, of SpikingJelly alone."""
     version = stack.packages.get("spikingjelly")
     if version is None:
         return f"SpikingJelly is not installed; run: {SPIKINGJELLY_PIP}"
@@ -58,7 +58,7 @@ def spikingjelly_trouble(stack: Stack) -> str | None:
     return None
 
 
-def _gpu_trouble(stack: Stack) -> str | None:
+def _gpu_refusal(stack: CupyStack) -> str | None:
     install = CUPY_PIP[cuda_major(stack)]
     if stack.torch_cuda is None:
         reinstall = "pip install --force-reinstall torch torchvision"
@@ -68,8 +68,8 @@ def _gpu_trouble(stack: Stack) -> str | None:
     return None
 
 
-def cupy_trouble(stack: Stack) -> str | None:
-    """Like :func:`trouble`, of CuPy alone."""
+def cupy_refusal(stack: CupyStack) -> str | None:
+    """Like :func:`refusal`, of CuPy alone."""
     install, found = CUPY_PIP[cuda_major(stack)], cupy_packages(stack)
     if not found:
         return f"CuPy is not installed; run: {install}"
@@ -84,8 +84,8 @@ def cupy_trouble(stack: Stack) -> str | None:
     return None
 
 
-def compiler_trouble(stack: Stack) -> str | None:
-    """Like :func:`trouble`, of the compiler that CuPy calls and the headers that it reads."""
+def compiler_refusal(stack: CupyStack) -> str | None:
+    """Like :func:`refusal`, of the compiler that CuPy calls and the headers that it reads."""
     install = CUPY_PIP[cuda_major(stack)]
     if not stack.nvrtc:
         return f"CuPy finds no CUDA compiler (NVRTC); run: {install}"
@@ -94,12 +94,12 @@ def compiler_trouble(stack: Stack) -> str | None:
     return None
 
 
-def cupy_packages(stack: Stack) -> list[str]:
+def cupy_packages(stack: CupyStack) -> list[str]:
     """Names under which CuPy is installed; more than one is a broken installation."""
     return [name for name in CUPY_PACKAGES if name in stack.packages]
 
 
-def cuda_major(stack: Stack) -> int:
+def cuda_major(stack: CupyStack) -> int:
     """Major version of the CUDA to install CuPy for: torch's, or 12 on a GPU that CUDA 13 dropped or is unknown."""
     if stack.capability is not None and stack.capability < CUDA13_CAPABILITY:
         return 12
@@ -112,9 +112,9 @@ def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in leading[0].split(".")) if leading else ()
 
 
-def find_stack(device: torch.device | None = None) -> Stack:
+def find_cupy_stack(device: torch.device | None = None) -> CupyStack:
     """The stack of this machine and of CUDA GPU ``device`` (default: the current one); imports none of it but torch."""
-    return Stack(
+    return CupyStack(
         packages=installed("spikingjelly", *CUPY_PACKAGES),
         torch_cuda=torch.version.cuda,
         capability=torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None,

@@ -1,12 +1,12 @@
-"""fastsnn/stack.py: each way in which the cupy backend can be unusable is one line that says what to run."""
+"""fastsnn/cupy_stack.py: each way in which the cupy backend can be refused is one line that says what to run."""
 
 from typing import Any
 
 import pytest
 
-from fastsnn.stack import CUPY_PIP, SPIKINGJELLY_PIP, Stack, trouble, version_numbers
+from fastsnn.cupy_stack import CUPY_PIP, SPIKINGJELLY_PIP, CupyStack, refusal, version_numbers
 
-WHOLE = Stack(
+WHOLE = CupyStack(
     packages={"spikingjelly": "0.0.0.0.14", "cupy-cuda12x": "14.2.0"},
     torch_cuda="12.6",
     capability=(6, 1),
@@ -15,10 +15,10 @@ WHOLE = Stack(
 )
 
 
-def changed(packages: dict[str, str | None] | None = None, **facts: Any) -> Stack:
+def changed(packages: dict[str, str | None] | None = None, **facts: Any) -> CupyStack:
     merged = {**WHOLE.packages, **(packages or {})}
     fields = {name: getattr(WHOLE, name) for name in WHOLE.__dataclass_fields__}
-    return Stack(**fields | {"packages": {k: v for k, v in merged.items() if v is not None}} | facts)
+    return CupyStack(**fields | {"packages": {k: v for k, v in merged.items() if v is not None}} | facts)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def changed(packages: dict[str, str | None] | None = None, **facts: Any) -> Stac
         (changed(headers=False), "CuPy finds no CUDA headers (cuda_fp16.h)", CUPY_PIP[12]),
     ],
 )
-def test_trouble_is_one_line_with_what_to_run(stack: Stack, says: str, run: str) -> None:
-    reason = trouble(stack)
+def test_refusal_is_one_line_with_what_to_run(stack: CupyStack, says: str, run: str) -> None:
+    reason = refusal(stack)
     assert reason is not None
     assert "\n" not in reason
     assert says in reason
@@ -66,8 +66,8 @@ def test_trouble_is_one_line_with_what_to_run(stack: Stack, says: str, run: str)
     "stack",
     [WHOLE, changed({"cupy-cuda12x": None, "cupy-cuda13x": "14.0.0"}, torch_cuda="13.2", capability=(7, 5))],
 )
-def test_a_whole_stack_has_no_trouble(stack: Stack) -> None:
-    assert trouble(stack) is None
+def test_a_whole_stack_has_no_refusal(stack: CupyStack) -> None:
+    assert refusal(stack) is None
 
 
 def test_version_numbers() -> None:

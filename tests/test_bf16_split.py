@@ -1,4 +1,4 @@
-"""Products of fp32 accuracy from bf16 planes: the split is lossless, the product as good as torch's own (C2)."""
+"""Products of fp32 accuracy from bf16 parts: the split is lossless, the product as good as torch's own (C2)."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from neuron_cases import DEVICE
 from torch import Tensor
 
 from fastsnn.kernels import contract
-from fastsnn.kernels.triton import INTERPRETED, planes, tl
+from fastsnn.kernels.triton import INTERPRETED, bf16_split, tl
 from fastsnn.kernels.triton.linear_forward import choose_tile
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (130, 67, 131), (7, 129, 300)]
@@ -14,7 +14,7 @@ SHAPES = [(1, 1, 1), (3, 5, 2), (130, 67, 131), (7, 129, 300)]
 
 
 needs_bf16_products = pytest.mark.skipif(
-    planes.capability(DEVICE) < 80, reason="products of planes need a GPU of sm_80 or newer"
+    bf16_split.capability(DEVICE) < 80, reason="products of parts need a GPU of sm_80 or newer"
 )
 
 
@@ -26,7 +26,7 @@ def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """left @ right by the kernel, in memory that held NaN."""
     rows = left.shape[-2]
     out = torch.full((rows, right.shape[1]), torch.nan, device=DEVICE) if out is None else out
-    planes.matmul(left.to(DEVICE), planes.split(right.to(DEVICE)), out)
+    bf16_split.matmul(left.to(DEVICE), bf16_split.split(right.to(DEVICE)), out)
     return out.cpu()
 
 
@@ -42,7 +42,7 @@ def test_split_is_lossless() -> None:
     mantissas = torch.randint(2**23, 2**24, (len(exponents), 97), generator=torch.Generator().manual_seed(1))
     x = (mantissas * (exponents - 23).exp2()).float()
     x[::2] = -x[::2]
-    parts = planes.split(x.to(DEVICE)).cpu()
+    parts = bf16_split.split(x.to(DEVICE)).cpu()
     assert parts.dtype == torch.bfloat16
     assert parts.shape == (3, len(x), 112)  # rows of 16 elements, so that each is aligned
     assert torch.equal(parts.double().sum(0)[:, :97].float(), x)
@@ -51,7 +51,7 @@ def test_split_is_lossless() -> None:
 
 def test_split_of_columns_of_a_wider_matrix() -> None:
     x = random(5, 300).to(DEVICE)
-    assert torch.equal(planes.split(x[:, 128:]), planes.split(x[:, 128:].contiguous()))
+    assert torch.equal(bf16_split.split(x[:, 128:]), bf16_split.split(x[:, 128:].contiguous()))
 
 
 @needs_bf16_products
@@ -77,19 +77,19 @@ def test_spikes_select_weights(dtype: torch.dtype) -> None:
 
 
 @needs_bf16_products
-def test_left_operand_in_planes() -> None:
+def test_left_operand_in_parts() -> None:
     left, right = random(35, 70), random(70, 67)
-    parts = planes.split(left.to(DEVICE))[:, :, :70]
+    parts = bf16_split.split(left.to(DEVICE))[:, :, :70]
     check(product(parts, right), left, right)
 
 
 @needs_bf16_products
-def test_left_operand_in_planes_keeps_them_all_for_a_half_precision_result() -> None:
-    """Each plane is worth its products, whatever dtype their sum is then rounded to."""
+def test_left_operand_in_parts_keeps_them_all_for_a_half_precision_result() -> None:
+    """Each part is worth its products, whatever dtype their sum is then rounded to."""
     left, right = 1 + 2.0**-9 * torch.arange(1, 17).float()[None], torch.ones(16, 8)
     out = torch.full((1, 8), torch.nan, dtype=torch.bfloat16, device=DEVICE)
-    parts = planes.split((left - 1).to(DEVICE))
-    parts[0, :, :16] += 1  # high planes of 1 and low ones that add up: rounded to bf16, 16 and not 16.27
+    parts = bf16_split.split((left - 1).to(DEVICE))
+    parts[0, :, :16] += 1  # high parts of 1 and low ones that add up: rounded to bf16, 16 and not 16.27
     found = product(parts[:, :, :16], right, out)
     assert torch.equal(found.float(), (left @ right).bfloat16().float())
 
@@ -107,7 +107,7 @@ def test_transposed_operands() -> None:
 @pytest.mark.parametrize("transposed", [False, True])
 def test_programs_share_a_long_inner_dimension(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tiles on many multiprocessors: parts, added up in order. The last is shorter."""
-    monkeypatch.setattr(planes, "multiprocessors", lambda device: 2)
+    monkeypatch.setattr(bf16_split, "multiprocessors", lambda device: 2)
     left, right = (random(9, 600) > 0.5).to(torch.uint8), random(600, 7)
     out = torch.full((7, 9), torch.nan, device=DEVICE).T if transposed else torch.full((9, 7), torch.nan, device=DEVICE)
     assert out.is_contiguous() != transposed
@@ -126,36 +126,36 @@ def test_sums_that_any_order_gives_are_exact() -> None:
 
 
 def test_products_below_sm_80_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planes, "capability", lambda device: 61)
+    monkeypatch.setattr(bf16_split, "capability", lambda device: 61)
     parts = torch.empty(3, 4, 16, dtype=torch.bfloat16, device=DEVICE)
-    with pytest.raises(ValueError, match=r"sm_61; products of bf16 planes need sm_80 or newer") as caught:
-        planes.matmul(torch.empty(2, 4, device=DEVICE), parts, torch.empty(2, 16, device=DEVICE))
+    with pytest.raises(ValueError, match=r"sm_61; products of bf16 parts need sm_80 or newer") as caught:
+        bf16_split.matmul(torch.empty(2, 4, device=DEVICE), parts, torch.empty(2, 16, device=DEVICE))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("sm", [61, 75, 80, 86, 90, 100, 120])
 def test_arithmetic_of_each_gpu(sm: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bf16 below sm_80; three planes of fp32 weights from there on, one product of half precision."""
-    monkeypatch.setattr(planes, "capability", lambda device: sm)
-    fp32, half = (planes.arithmetic(DEVICE, dtype) for dtype in (torch.float32, torch.float16))
+    """No bf16 below sm_80; three parts of fp32 weights from there on, one product of half precision."""
+    monkeypatch.setattr(bf16_split, "capability", lambda device: sm)
+    fp32, half = (bf16_split.arithmetic(DEVICE, dtype) for dtype in (torch.float32, torch.float16))
     if sm < 80:
-        assert fp32 == half == {"PLANES": 1, "ROUNDED": tl.float32, "OPERAND": tl.float32}
+        assert fp32 == half == {"PARTS": 1, "ROUNDED": tl.float32, "OPERAND": tl.float32}
     else:
-        assert (fp32["PLANES"], fp32["ROUNDED"]) == (3, tl.bfloat16)
-        assert (half["PLANES"], half["ROUNDED"]) == (1, tl.float16)
+        assert (fp32["PARTS"], fp32["ROUNDED"]) == (3, tl.bfloat16)
+        assert (half["PARTS"], half["ROUNDED"]) == (1, tl.float16)
     for left in (torch.float32, torch.float16, torch.bfloat16, torch.uint8, None):
-        exact = planes.tile_options(DEVICE, left, fp32)["LEFT_EXACT"]
+        exact = bf16_split.tile_options(DEVICE, left, fp32)["LEFT_EXACT"]
         assert exact == (sm < 80 or left in (torch.uint8, torch.bfloat16))
-        assert planes.tile_options(DEVICE, left, half)["LEFT_EXACT"]
+        assert bf16_split.tile_options(DEVICE, left, half)["LEFT_EXACT"]
 
 
 @pytest.mark.parametrize("T", [1, 2, 5, 16, 17, 100, 128, 1000])
 @pytest.mark.parametrize("B", [1, 64, 2**24, 2**25])
 def test_rows_of_a_tile_count_in_32_bits(B: int, T: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planes, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(bf16_split, "multiprocessors", lambda device: 132)
     for N in (1, 10, 1000):
         steps, block = choose_tile(T, B, N, 128, DEVICE)
-        assert planes.ROWS % steps == 0
+        assert bf16_split.ROWS % steps == 0
         assert steps * B < 2**31
         assert steps >= T or steps % 32 == 0  # chunks of time begin at a word of packed spikes
         assert block in (16, 32, 64, 128)
