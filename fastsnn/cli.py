@@ -18,7 +18,7 @@ import fastsnn
 from fastsnn import settings
 from fastsnn.config import Config, recorded_config
 from fastsnn.errors import Interrupted
-from fastsnn.inspection_commands import doctor, plot_runs, report_run, verify
+from fastsnn.inspection_commands import doctor, export_run, plot_runs, report_run, verify
 from fastsnn.option_values import OptionalInteger
 from fastsnn.options import read_yaml
 from fastsnn.terminal import FAILURE, NO_READER, HelpConsole, TerminalMonitor, errors, output
@@ -37,6 +37,7 @@ app.command(verify)
 app.command(doctor)
 app.command(plot_runs, name="plot")
 app.command(report_run, name="report")
+app.command(export_run, name="export")
 
 USAGE_ERROR = 2
 

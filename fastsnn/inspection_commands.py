@@ -1,4 +1,4 @@
-"""The commands that look at machines and runs: verify, doctor, plot and report."""
+"""The commands that look at machines and runs: verify, doctor, plot, report and export."""
 
 import json
 import sys
@@ -147,4 +147,31 @@ def report_run(
 
     with output.status("computing and drawing"):
         file = write_report(run, sample=sample, out=out, data_dir=data_dir)
+    output.print(str(file), markup=False, emoji=False)
+
+
+def export_run(
+    run: Path,
+    file: Path,
+    /,
+    *,
+    dt: float = 1e-4,
+    best: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Write the trained network of a run as a NIR graph, which other tools and chips read.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    file
+        The graph, as model.nir.
+    dt
+        Seconds of a time step; the graph's time constants are in seconds.
+    best
+        Take the weights of best.pt instead of last.pt.
+    """
+    from fastsnn.nir import write_run
+
+    write_run(run, file, dt=dt, best=best)
     output.print(str(file), markup=False, emoji=False)

@@ -158,7 +158,7 @@ def test_every_backend_has_what_the_protocol_asks_for() -> None:
 
 
 def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) -> None:
-    """torch.func, torch.export and second derivatives: ``auto`` takes torch, and a backend by name refuses."""
+    """torch.func, torch.export and second derivatives: ``auto`` takes torch; a backend by name refuses, but for exports."""
     x, weight = (torch.rand(6, 3, 5) < 0.5).float(), torch.rand(4, 5)
 
     def mean(w: torch.Tensor, backend: str = "auto") -> torch.Tensor:
@@ -170,8 +170,8 @@ def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) 
     assert "backend auto takes torch" in caplog.text
     with pytest.raises(ValueError, match=r"backend numba cannot compute this: .*torch.func.*; use backend torch"):
         torch.func.grad(lambda w: mean(w, "numba"))(weight)
-    if torch.__version__ >= (2, 8):  # before, an export can't be told from a compilation
-        program = torch.export.export(fastsnn.LinearLIF(5, 4), (x,))
+    for backend in ("auto", "numba"):
+        program = torch.export.export(fastsnn.LinearLIF(5, 4, backend=backend), (x,))
         assert "fastsnn" not in str(program.graph)
     with pytest.raises(RuntimeError, match=r"backend numba has no second derivative .*; use backend torch"):
         torch.autograd.grad(mean(leaf, "numba"), leaf, create_graph=True)
