@@ -171,7 +171,7 @@ def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) 
     with pytest.raises(ValueError, match=r"backend numba cannot compute this: .*torch.func.*; use backend torch"):
         torch.func.grad(lambda w: mean(w, "numba"))(weight)
     for backend in ("auto", "numba"):
-        program = torch.export.export(fastsnn.LinearLIF(5, 4, backend=backend), (x,))
+        program = torch.export.export(fastsnn.LinearLIF(5, 4, backend=backend), (x,), strict=False)
         assert "fastsnn" not in str(program.graph)
     with pytest.raises(RuntimeError, match=r"backend numba has no second derivative .*; use backend torch"):
         torch.autograd.grad(mean(leaf, "numba"), leaf, create_graph=True)

@@ -12,6 +12,11 @@ from fastsnn.networks import SpatialSpiking
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 
+# What the exporters say of themselves, by release.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
+)
+
 T, B = 6, 3
 
 
@@ -28,8 +33,6 @@ def network(backend: str) -> tuple[nn.Module, torch.Tensor]:
     return net.eval(), torch.rand(T, B, 1, 6, 6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
 @pytest.mark.parametrize("backend", ["auto", "numba", "triton", "torch"])
 def test_onnx_computes_the_same_spikes(backend: str, dynamo: bool, tmp_path: Path) -> None:

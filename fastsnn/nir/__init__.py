@@ -14,8 +14,6 @@ Tests: ``tests/test_nir.py``.
 
 from pathlib import Path
 
-from torch import nn
-
 from fastsnn.errors import FastSNNError
 from fastsnn.nir.layers import Scale, Threshold
 from fastsnn.nir.reading import from_nir
