@@ -12,9 +12,14 @@ from fastsnn import LIF, Neuron
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.scan import scan_op
+from fastsnn.kernels.triton import bf16_split
 
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 """Where Triton kernels run: on the CPU in the interpreter."""
+
+needs_bf16_products = pytest.mark.skipif(
+    bf16_split.capability(DEVICE) < 80, reason="products of bf16 parts need a GPU of sm_80 or newer"
+)
 
 BACKENDS = ("triton", "numba")
 """The backends with kernels of fastsnn's own."""
