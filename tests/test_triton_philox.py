@@ -178,7 +178,7 @@ def test_encoding_is_a_small_share_of_a_step(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(encoding, "_check", lambda *_: None)
     network = torch.nn.Sequential(torch.nn.Linear(784, 10), torch.nn.Threshold(0.5, 0.0)).to(DEVICE)
     images, labels = draw(64, 784).reshape(64, 784), torch.zeros(64, dtype=torch.int64, device=DEVICE)
-    source = Images(DataSet("drawn", images, labels, images, labels, (28, 28))).to(DEVICE)
+    source = Images(DataSet("drawn", images, labels, images, labels, (28, 28)))
     network = torch.nn.Sequential(torch.nn.Flatten(2), *network)
     step = AutogradStep(network, source, torch.optim.Adam(network.parameters()), FitConfig(T=100))
     with Operators() as operators:
