@@ -13,7 +13,7 @@ from fastsnn.kernels.triton.bf16_split import multiply, split3
 from fastsnn.kernels.triton.scan import load_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B"])
 def recurrent_forward_kernel(
     current_ptr, recurrent_ptr, ring_ptr, state_ptr, kept_ptr, output_ptr, rows_ptr,
     T, B, N, width, part, scalars,
@@ -72,10 +72,10 @@ def recurrent_forward_kernel(
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B"])
 def recurrent_backward_kernel(
     grad_output_ptr, kept_ptr, recurrent_ptr, rows_ptr, grad_ptr, grad_state_ptr, grad_rows_ptr, total_ptr,
-    T, B, N, width, part, grad_part, stride_grad_t, stride_grad_b, stride_grad_n, scalars,
+    T, B, N, width, part, stride_grad_t, stride_grad_b, stride_grad_n, scalars,
     STEP: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, ROWS_LEARNT: tl.constexpr, LEARNT: tl.constexpr,
     DIAGONAL: tl.constexpr, SUM: tl.constexpr,
     LEFT_EXACT: tl.constexpr, PARTS: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
@@ -91,6 +91,7 @@ def recurrent_backward_kernel(
     mask_b = (offs_b < B)[:, None]
     samples = offs_b.to(tl.int64)[:, None] * N
     stride = tl.cast(B, tl.int64) * N
+    grad_part = (T + 1) * stride
     first, last = 0, N
     if DIAGONAL:
         first = tl.program_id(1) * BLOCK_N
