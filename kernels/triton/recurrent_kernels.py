@@ -56,8 +56,7 @@ def recurrent_forward_kernel(
             if PACK:
                 words = output_ptr + tl.cast(t // 32, tl.int64) * stride + lanes
                 word = tl.load(words, mask=mask & ((word + t) % 32 != 0), other=0)
-            # If several threads hold one lane, all must have read before one of them writes over what they read.
-            tl.debug_barrier()
+            # A lane is one thread's: a tile has at least as many lanes as threads.
             results = STEP((current,) + state, scalars, learnt)
             tl.store(ring_ptr + t % 2 * stride + lanes, results[0], mask=mask)
             if PACK:
@@ -123,8 +122,6 @@ def recurrent_backward_kernel(
             learnt = load_rows(rows_ptr, stride, lanes, mask, ROWS_LEARNT, 1.0)  # a step may divide by them
             sums = load_rows(grad_rows_ptr, stride, lanes, mask, LEARNT)
             total = load_rows(total_ptr, stride, lanes, mask, SUM)
-            # As in the forward pass: read by all before it is written over.
-            tl.debug_barrier()
             results = STEP(history + (upstream.to(tl.float32) + back,) + grad_state, scalars, learnt)
             if PARTS == 1:
                 tl.store(out + lanes, results[0], mask=mask)
