@@ -106,7 +106,10 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
         "read-out": (nn.Sequential(LinearLIF(K, N, neuron=neuron), nn.Dropout(), nn.Linear(N, 3), Spiking(LI())), (K,)),
         "recurrent": (nn.Sequential(Recurrent(K, N, neuron), Recurrent(N, 4, cuba, diagonal=True)), (K,)),
         "learnt": (
-            nn.Sequential(LinearLIF(K, N, neuron=neuron, learn=("tau", "v_threshold"), size=(N,)), LinearLIF(N, 4, neuron=neuron)),
+            nn.Sequential(
+                LinearLIF(K, N, neuron=neuron, learn=("tau", "v_threshold"), size=(N,)),
+                LinearLIF(N, 4, neuron=neuron),
+            ),
             (K,),
         ),
         "convolution": (
@@ -258,8 +261,7 @@ def test_what_fastsnn_does_not_have_is_refused_by_name(graph: Any, said: str) ->
 
 def test_an_exported_run_computes_what_the_run_does(tmp_path: Path, command: Command, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    run = ("--dataset", "digits", "--hidden", "8", "--recurrent", "--epochs", "1", "--name", "run")
-    assert command("train", *arguments(epochs=1, hidden=8, name="run"), "--recurrent")[0] == 0, run
+    assert command("train", *arguments(epochs=1, hidden=8, name="run"), "--recurrent")[0] == 0
     code, printed, stderr = command("export", "runs/run", "model.nir", "--dt", "0.001")
     assert (code, stderr) == (0, "")
     assert "model.nir" in printed
@@ -283,7 +285,13 @@ def test_snntorch_reads_and_writes_it() -> None:
 
     torch.manual_seed(0)
     decay, x = 0.75, currents(K)
-    leaky = snntorch.Leaky(beta=torch.full((N,), decay), threshold=torch.full((N,), 1.0), reset_mechanism="zero", init_hidden=True, reset_delay=False)  # noqa: E501
+    leaky = snntorch.Leaky(
+        beta=torch.full((N,), decay),
+        threshold=torch.full((N,), 1.0),
+        reset_mechanism="zero",
+        init_hidden=True,
+        reset_delay=False,
+    )
     theirs = nn.Sequential(nn.Linear(K, N), leaky)
     mine = fastsnn.from_nir(export_to_nir(theirs, x[0], ignore_dims=[0]))
     leaky.reset_mem()

@@ -64,7 +64,9 @@ def _flat(graph: Any, prefix: str = "") -> tuple[dict[str, Any], Edges]:
         ends = [[key for key, part in inner.items() if type(part) is kind and key.count(".") == full.count(".") + 1]
                 for kind in (nir.Input, nir.Output)]  # fmt: skip
         if [len(end) for end in ends] != [1, 1]:
-            raise ValueError(f"node {full!r} (NIRGraph) has {len(ends[0])} inputs and {len(ends[1])} outputs; allowed: 1")
+            raise ValueError(
+                f"node {full!r} (NIRGraph) has {len(ends[0])} inputs and {len(ends[1])} outputs; allowed: 1"
+            )
         first[name], last[name] = ends[0][0], ends[1][0]
         nodes |= inner
         edges |= inner_edges
@@ -149,7 +151,8 @@ class _Reader:
         if node.weight.ndim != 2:
             raise ValueError(f"{self._called(name)} has a weight of shape {list(node.weight.shape)}; allowed: [N, K]")
         bias = getattr(node, "bias", None)
-        layer = nn.Linear(*node.weight.shape[::-1], bias=bias is not None)
+        outputs, inputs = node.weight.shape
+        layer = nn.Linear(inputs, outputs, bias is not None)
         layer.weight.data = _tensor(node.weight)
         if bias is not None:
             layer.bias.data = _tensor(bias)
@@ -160,11 +163,13 @@ class _Reader:
         kind, options, values, scale = self._neuron(name, node)
         mixed = {field: array for field, array in values.items() if np.unique(array).size > 1}
         try:
-            neuron = kind(**options, **{field: float(array.flat[0]) for field, array in values.items()})
+            neuron = kind(**options, **{field: float(array.flat[0]) for field, array in values.items()})  # type: ignore[arg-type]
         except ValueError as error:
             raise ValueError(f"{self._called(name)}: {error}") from error
         if refused := mixed.keys() - (set(neuron.learnable()) - {"v_reset"}):
-            raise ValueError(f"{self._called(name)} has {refused.pop()} that differs between neurons; allowed: one value")
+            raise ValueError(
+                f"{self._called(name)} has {refused.pop()} that differs between neurons; allowed: one value"
+            )
         size = next(iter(values.values())).shape
         scaled = not np.all(scale == 1)
         given: dict[str, Any] = {"learn": tuple(mixed), "size": size, "backend": self.backend}
@@ -172,7 +177,9 @@ class _Reader:
         layer: Any
         if back:
             if type(before) is not nn.Linear:
-                raise ValueError(f"{self._called(name)} is recurrent without an Affine or Linear before it; allowed: one")
+                raise ValueError(
+                    f"{self._called(name)} is recurrent without an Affine or Linear before it; allowed: one"
+                )
             layer = self._recurrent(neuron, before, self._linear(back, self.nodes[back]), scale, given)
             self.layers[-1] = layer
         elif type(before) is nn.Linear and not scaled:
@@ -199,9 +206,7 @@ class _Reader:
             layer.bias.data = bias.detach() * rows
         return layer
 
-    def _neuron(
-        self, name: str, node: Any
-    ) -> tuple[type[Neuron], dict[str, Any], dict[str, np.ndarray], np.ndarray]:
+    def _neuron(self, name: str, node: Any) -> tuple[type[Neuron], dict[str, Any], dict[str, np.ndarray], np.ndarray]:
         """The class, its options, its parameters as arrays, and what the input is multiplied with first."""
         import nir
 
@@ -209,7 +214,12 @@ class _Reader:
         if isinstance(node, nir.Threshold):
             return Threshold, {}, {"v_threshold": _above(node.threshold)}, np.ones(())
         if isinstance(node, nir.IF):
-            return IF, {}, {"v_threshold": _above(node.v_threshold), "v_reset": _double(node.v_reset)}, _tidy(node.r * dt, _digits(node.r))
+            return (
+                IF,
+                {},
+                {"v_threshold": _above(node.v_threshold), "v_reset": _double(node.v_reset)},
+                _tidy(node.r * dt, _digits(node.r)),
+            )
         leak = _double(node.v_leak)
         rest = np.zeros_like(leak) if isinstance(node, nir.LI) else _double(node.v_reset)
         if not np.array_equal(leak, rest) or (isinstance(node, nir.CubaLIF) and rest.any()):

@@ -74,9 +74,11 @@ def _nodes(name: str, layer: nn.Module, size: Shape, dt: float) -> Iterator[tupl
 
     if isinstance(layer, (nn.Linear, Recurrent)):
         if size != (layer.weight.shape[1],):
-            raise ValueError(f"{name} is given {list(size)}; allowed: [{layer.weight.shape[1]}], as behind nn.Flatten(2)")
+            raise ValueError(
+                f"{name} is given {list(size)}; allowed: [{layer.weight.shape[1]}], as behind nn.Flatten(2)"
+            )
         size = (layer.weight.shape[0],)
-        suffix = "_linear" * (not type(layer) is nn.Linear)
+        suffix = "_linear" * (type(layer) is not nn.Linear)
         yield suffix, _affine(layer.weight, layer.bias), size
     if isinstance(layer, (Spiking, LinearLIF)):
         yield "", _neuron(name, layer, size, dt), size
@@ -99,7 +101,7 @@ def _nodes(name: str, layer: nn.Module, size: Shape, dt: float) -> Iterator[tupl
     elif type(layer) in (nn.Conv2d, nn.AvgPool2d):
         if len(size) != 3:
             raise ValueError(f"{name} is {layer} over {list(size)}; allowed: [channels, height, width]")
-        output = tuple(layer(layer_zeros(layer, size)).shape[1:])
+        output = tuple(layer(_zeros(layer, size)).shape[1:])
         node = _convolution(name, layer, size) if isinstance(layer, nn.Conv2d) else _pooling(name, layer)
         yield "", node, output
     elif not isinstance(layer, nn.Linear):
@@ -109,7 +111,7 @@ def _nodes(name: str, layer: nn.Module, size: Shape, dt: float) -> Iterator[tupl
         raise ValueError(f"{name} is {kind}, which can't be written as NIR{hint}; allowed: {allowed}")
 
 
-def layer_zeros(layer: nn.Module, size: Shape) -> Tensor:
+def _zeros(layer: nn.Module, size: Shape) -> Tensor:
     """One sample of zeros where the layer's weights are."""
     like = next(layer.parameters(), torch.empty(0))
     return torch.zeros(1, *size, dtype=like.dtype, device=like.device)
@@ -143,7 +145,11 @@ def _pooling(name: str, layer: Any) -> Any:
 
     pairs = [np.array(value if isinstance(value, tuple) else (value, value))
              for value in (layer.kernel_size, layer.stride, layer.padding)]  # fmt: skip
-    if layer.ceil_mode or layer.divisor_override not in (None, 1) or not (layer.count_include_pad or not pairs[2].any()):
+    if (
+        layer.ceil_mode
+        or layer.divisor_override not in (None, 1)
+        or not (layer.count_include_pad or not pairs[2].any())
+    ):
         raise ValueError(f"{name} is {layer}; NIR allows: no ceil_mode, padding that counts, and divisor 1 or none")
     return (nir.SumPool2d if layer.divisor_override == 1 else nir.AvgPool2d)(*pairs)
 
@@ -156,7 +162,11 @@ def _neuron(name: str, layer: Any, size: Shape, dt: float) -> Any:
     kind = type(neuron)
 
     def value(field: str) -> np.ndarray:
-        given = getattr(layer, field) if field in layer.learns else torch.tensor(getattr(neuron, field), dtype=torch.float64)
+        given = (
+            getattr(layer, field)
+            if field in layer.learns
+            else torch.tensor(getattr(neuron, field), dtype=torch.float64)
+        )
         array = _array(given).astype(np.float64)
         if isinstance(layer, SpatialSpiking):  # it sees channels last
             return np.moveaxis(np.broadcast_to(array, (*size[1:], size[0])), -1, 0).copy()
@@ -187,7 +197,9 @@ def _cuba(name: str, value: Callable[[str], np.ndarray], dt: float, reset: dict[
     decays = {field: value(field) for field in ("syn_decay", "mem_decay")}
     for field, decay in decays.items():
         if (decay >= 1).any() or (decay < 0).any():
-            raise ValueError(f"{name} has {field} {decay.max():g}, for which NIR has no time constant; allowed: 0 to below 1")
+            raise ValueError(
+                f"{name} has {field} {decay.max():g}, for which NIR has no time constant; allowed: 0 to below 1"
+            )
     if reset["v_reset"].any():
         raise ValueError(f"{name} has v_reset {reset['v_reset'].flat[0]:g}, but CuBaLIF leaks to 0; NIR allows: 0")
     synapse, membrane = (1 / (1 - decay) for decay in decays.values())
@@ -199,7 +211,9 @@ def _cuba(name: str, value: Callable[[str], np.ndarray], dt: float, reset: dict[
 
 def _check_reset(name: str, neuron: Any) -> None:
     if neuron.v_reset is None:
-        raise ValueError(f"{name} resets by subtraction (v_reset=None), which NIR doesn't have; allowed: v_reset a number")
+        raise ValueError(
+            f"{name} resets by subtraction (v_reset=None), which NIR doesn't have; allowed: v_reset a number"
+        )
     if not neuron.spikes:
         raise ValueError(f"{name} has v_threshold inf; allowed: a finite one, or fastsnn.LI for a read-out")
 
