@@ -158,7 +158,7 @@ def test_every_backend_has_what_the_protocol_asks_for() -> None:
 
 
 def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) -> None:
-    """torch.func and second derivatives: ``auto`` takes torch, a backend by name refuses; an export always takes torch."""
+    """torch.func, second derivatives: ``auto`` takes torch, a backend by name refuses; an export always takes torch."""
     x, weight = (torch.rand(6, 3, 5) < 0.5).float(), torch.rand(4, 5)
 
     def mean(w: torch.Tensor, backend: str = "auto") -> torch.Tensor:

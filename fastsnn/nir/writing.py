@@ -1,6 +1,7 @@
 """A network as a NIR graph: :func:`to_nir`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,11 @@ def to_nir(net: nn.Module, shape: Sequence[int] | None = None, *, dt: float = 1e
     nodes: dict[str, Any] = {"input": nir.Input(np.array(size))}
     with torch.no_grad():
         for name, layer in layers:
-            for suffix, node, size in _nodes(name, layer, size, dt):  # noqa: B020
-                nodes[f"{name}{suffix}"] = node
+            for suffix, node, output in _nodes(name, layer, size, dt):
+                nodes[f"{name}{suffix}"], size = node, output
     nodes["output"] = nir.Output(np.array(size))
     names = list(nodes)
-    edges = list(zip(names, names[1:], strict=False))
+    edges = list(pairwise(names))
     return nir.NIRGraph(nodes=nodes, edges=edges, metadata={"dt": dt})
 
 
