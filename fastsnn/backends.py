@@ -81,7 +81,7 @@ def _say_that_torch_is_taken(name: str, reason: str) -> None:
 
 _EXPORTED = "only torch's own operators can be exported, as to ONNX"
 _TELLS_EXPORT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
-"""torch.compile of torch before 2.8 takes all compilations for exports; the flag behind it tells all but strict ones."""
+"""torch.compile of torch before 2.8 takes all compilations for exports; its flag tells all but strict ones."""
 
 
 def _transformed() -> str | None:
