@@ -1,4 +1,4 @@
-"""What ``fastsnn.accelerate`` gains on SpikingJelly networks: ``python -m bench.accelerate`` in the repository's root.
+"""What ``accelerate`` and ``from_snntorch`` gain on networks as they are: ``python -m bench.accelerate [--only NAME]``.
 
 A training step (forward, backward) of each network before and after it was converted, in interleaved rounds: the median
 time of each, and the median of the rounds' ratios. Both compute the same, which is checked first. Results go to
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import snntorch
+import snntorch.utils
 import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
@@ -39,6 +41,37 @@ def tutorial(sizes: tuple[int, ...] = (784, 800, 10)) -> tuple[nn.Module, Tensor
     return net, (torch.rand(T, BATCH, sizes[0]) < 0.2).float()
 
 
+class Loop(nn.Module):
+    """A network of snnTorch's in its own loop over time."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        snntorch.utils.reset(self.net)
+        return torch.stack([self.net(step) for step in x])
+
+
+def from_snntorch(batch: int) -> tuple[nn.Module, Tensor]:
+    """128-128-128-20, T = 256, a twentieth of the inputs spikes: the shape of networks for spoken digits."""
+    torch.manual_seed(0)
+    parts: list[nn.Module] = []
+    for a, b in pairwise((128, 128, 128, 128, 20)):
+        parts += [nn.Linear(a, b), snntorch.Leaky(0.9, init_hidden=True)]
+        with torch.no_grad():
+            parts[-2].weight.mul_(3)  # type: ignore[operator, union-attr]
+    return Loop(nn.Sequential(*parts)), public_networks.spikes(256, batch, 128, rate=0.05)
+
+
+def converted(net: nn.Module) -> tuple[nn.Module, list[str]]:
+    """The network on fastsnn's kernels, and what became of its layers."""
+    if isinstance(net, Loop):
+        return fastsnn.from_snntorch(net.net), ["from_snntorch"]
+    fast, report = fastsnn.accelerate(copy.deepcopy(net))
+    return fast, [str(row) for row in report]
+
+
 def step(net: nn.Module, x: Tensor, device: torch.device) -> tuple[float, Tensor]:
     """Seconds of a training step, and the output."""
     net.zero_grad(set_to_none=True)
@@ -56,14 +89,14 @@ def measure(make: Callable[[], tuple[nn.Module, Tensor]], rounds: int, device: t
     """Times in seconds, the ratio, and how many outputs differ."""
     net, x = make()
     original, x = net.to(device), x.to(device)
-    converted, report = fastsnn.accelerate(copy.deepcopy(original))
+    fast, report = converted(original)
     seconds: list[list[float]] = []
     for i in range(rounds + 1):
-        (before, expected), (after, found) = step(original, x, device), step(converted, x, device)
+        (before, expected), (after, found) = step(original, x, device), step(fast, x, device)
         if i:  # the first round compiles
             seconds.append([before, after])
     return {
-        "report": [str(row) for row in report],
+        "report": report,
         "original_seconds": statistics.median(pair[0] for pair in seconds),
         "accelerated_seconds": statistics.median(pair[1] for pair in seconds),
         "times": statistics.median(before / after for before, after in seconds),
@@ -80,6 +113,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     subjects: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {"784-800-10, T=100, B=64": tutorial}
+    for batch in (16, 64, 256):
+        subjects[f"snnTorch 128-128-128-20, T=256, B={batch}"] = lambda batch=batch: from_snntorch(batch)  # type: ignore[misc]
     for name in public_networks.NETWORKS:
         subjects[name] = lambda name=name: public_networks.build(name, width=options.width)  # type: ignore[misc]
     found = {}

@@ -148,7 +148,8 @@ def read_out(width: int = 4) -> Made:
 
         def forward(self, x: Tensor) -> Tensor:
             self.integrate(self.last(self.fire(self.hidden(x))))
-            v: Tensor = self.integrate.v
+            v = self.integrate.v
+            assert isinstance(v, Tensor)
             return v
 
     return Potential(), spikes(20, 8, 16 * width)

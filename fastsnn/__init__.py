@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastsnn.networks import TimeDistributed
     from fastsnn.nir import from_nir, to_nir
     from fastsnn.nn import LinearLIF, Recurrent, Spiking
+    from fastsnn.snntorch import from_snntorch
     from fastsnn.training import History, Predictions, evaluate, fit, load, predict, train
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "evaluate",
     "fit",
     "from_nir",
+    "from_snntorch",
     "latency_encode",
     "linear",
     "load",
@@ -72,6 +74,7 @@ _MODULES = {
     "nn": ("LinearLIF", "Recurrent", "Spiking"),
     "networks": ("TimeDistributed",),
     "nir": ("from_nir", "to_nir"),
+    "snntorch": ("from_snntorch",),
     "training": ("History", "Predictions", "evaluate", "fit", "load", "predict", "train"),
 }
 
