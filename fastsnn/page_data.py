@@ -14,7 +14,8 @@ from fastsnn import figures, plot
 from fastsnn.figures.neurons import ROWS
 from fastsnn.figures.parts import evenly, is_spikes
 from fastsnn.look import Look
-from fastsnn.recording import Recording, Sample
+from fastsnn.outcome import Sample
+from fastsnn.recording import Recording
 from fastsnn.words import say
 
 SIZE = (6.2, 4.4)

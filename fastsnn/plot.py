@@ -253,7 +253,10 @@ class Picture:
         """A PNG file, with the headline as its title."""
         metadata, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
         metadata.add_itxt("Title", self.title)
-        Image.fromarray(self.pixels).save(buffer, "png", pnginfo=metadata, dpi=(_DPI, _DPI))
+        image = Image.fromarray(self.pixels)
+        if image.height > image.width:  # the summary: with a palette it takes a third of the bytes
+            image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        image.save(buffer, "png", pnginfo=metadata, dpi=(_DPI, _DPI))
         return buffer.getvalue()
 
 

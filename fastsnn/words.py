@@ -1,5 +1,8 @@
 # ruff: noqa: RUF001 - Chinese has marks of its own
-"""The words of figures and of the report page, in English and Chinese. Tests: ``tests/test_plot.py``, ``tests/test_report.py``."""
+"""The words of figures and of the report page, in English and Chinese.
+
+Tests: ``tests/test_plot.py``, ``tests/test_report.py``.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -81,14 +81,13 @@ def predict(
         DataUnavailable: a file can't be read.
         ValueError: its arrays don't have the shape that the run was trained on, or a picture is blank.
     """
+    name = str(input_file) if isinstance(input_file, (str, Path)) else "pictures"
+    arrays = _read(Path(name)) if isinstance(input_file, (str, Path)) else {}
     with settings_kept():
         opened = TrainedRun.open(run, T=T, backend=backend, device=device, checkpoint=checkpoint)
         trained = opened.setup.source
-        if isinstance(input_file, (str, Path)):
-            arrays, name = _read(Path(input_file)), str(input_file)
-        else:
-            pictures = read_pictures(input_file, trained.name, trained.shape)
-            arrays, name = {"x": pictures.numpy()}, "pictures"
+        if not isinstance(input_file, (str, Path)):
+            arrays = {"x": read_pictures(input_file, trained.name, trained.shape).numpy()}
         source = _ArraySource(arrays, trained.shape, trained.classes, name)
         step = opened.setup.layered
         step.source = source.to(opened.device)
