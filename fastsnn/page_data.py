@@ -92,6 +92,9 @@ def _input(sample: Sample) -> dict[str, Any]:
     if is_spikes(sample.x) and sample.x.dim() == 4:
         lit = x.any(0) if sample.picture is None else sample.picture.flatten() > 0
         x, note = x[:, lit], "{count} lit pixels" if sample.picture is not None else "{count} pixels with events"
+    ground = x.median()
+    if not is_spikes(x) and (x == ground).float().mean() > 0.5:
+        x = (x - ground).abs()  # events with a sign: the ground stays white
     return _band(say("input"), say(note, count=x.shape[1]), x)
 
 

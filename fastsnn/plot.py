@@ -255,7 +255,7 @@ class Picture:
         metadata.add_itxt("Title", self.title)
         image = Image.fromarray(self.pixels)
         if image.height > image.width:  # the summary: with a palette it takes a third of the bytes
-            image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+            image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         image.save(buffer, "png", pnginfo=metadata, dpi=(_DPI, _DPI))
         return buffer.getvalue()
 
