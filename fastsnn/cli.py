@@ -18,7 +18,7 @@ import fastsnn
 from fastsnn import settings
 from fastsnn.config import Config, recorded_config
 from fastsnn.errors import Interrupted
-from fastsnn.inspection_commands import doctor, verify
+from fastsnn.inspection_commands import doctor, export_run, verify
 from fastsnn.option_values import OptionalInteger
 from fastsnn.options import read_yaml
 from fastsnn.picture_commands import demo, plot_runs, report_run
@@ -39,6 +39,7 @@ app.command(doctor)
 app.command(plot_runs, name="plot")
 app.command(report_run, name="report")
 app.command(demo)
+app.command(export_run, name="export")
 
 USAGE_ERROR = 2
 

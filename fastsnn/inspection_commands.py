@@ -1,4 +1,4 @@
-"""The commands that look at the machine: verify and doctor."""
+"""The commands that look at the machine and hand a run on: verify, doctor and export."""
 
 import json
 import sys
@@ -78,3 +78,30 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
         tables.diagnosis(output, rows)
     if any(row.verdict == "problem" for row in rows):
         sys.exit(FAILURE)
+
+
+def export_run(
+    run: Path,
+    file: Path,
+    /,
+    *,
+    dt: float = 1e-4,
+    checkpoint: Literal["last", "best"] = "last",
+) -> None:
+    """Write the trained network of a run as a NIR graph, which other tools and chips read.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    file
+        The graph, as model.nir.
+    dt
+        Seconds of a time step; the graph's time constants are in seconds.
+    checkpoint
+        Whose weights: last or best.
+    """
+    from fastsnn.nir import write_run
+
+    write_run(run, file, dt=dt, checkpoint=checkpoint)
+    output.print(str(file), markup=False, emoji=False)
