@@ -50,7 +50,7 @@ def raster(recording: Recording, figure: Canvas) -> None:
         _band(ax, layer.output, f"{name}\n" + say("{size} neurons", size=size))
     _band(axes[-1], sample.output.output, say("output"), sample.label)
     axes[0].set_title(sample_title(say("Spikes of the input and of every layer"), recording))
-    class_ticks(axes[-1].yaxis, recording)
+    class_ticks(axes[-1].yaxis, recording, most=10)
     time_axis(axes[-1], len(sample.x))
 
 

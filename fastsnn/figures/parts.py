@@ -57,20 +57,22 @@ def roles(recording: Recording, neuron: int) -> tuple[str, str]:
     return say("label") * (neuron == sample.label), say("predicted") * (neuron == sample.prediction)
 
 
-def class_ticks(axis: Any, recording: Recording) -> None:
-    """Class names along an axis, with the label and the prediction marked."""
-    names, vertical = recording.class_names, axis.axis_name == "y"
+def class_ticks(axis: Any, recording: Recording, most: int = 100) -> None:
+    """Class names along an axis, ``most`` of them, with the label and the prediction marked."""
+    names, vertical, own = recording.class_names, axis.axis_name == "y", recording.sample.label
+    every = -(-len(names) // most)
+    shown = [i for i in range(len(names)) if i == own or (i % every == 0 and (own is None or abs(i - own) >= every))]
     texts = []
-    for neuron, name in enumerate(names):
-        label, predicted = roles(recording, neuron)
+    for neuron in shown:
+        name, (label, predicted) = names[neuron], roles(recording, neuron)
         # Below each other along x: beside each other the words of neighbouring neurons would touch.
         texts.append(
             f"{label or predicted} {name}".strip() if vertical else "\n".join(filter(None, (name, label, predicted)))
         )
-    size = "small" if len(names) <= MANY_CLASSES else 7
-    axis.set_ticks(range(len(names)), texts, fontsize=size, **({} if vertical else slanted(names)))
-    if recording.sample.label is not None:
-        axis.get_ticklabels()[recording.sample.label].set(color="C1", fontweight="bold")
+    size = "small" if len(shown) <= MANY_CLASSES else 7
+    axis.set_ticks(shown, texts, fontsize=size, **({} if vertical else slanted(names)))
+    if own is not None:
+        axis.get_ticklabels()[shown.index(own)].set(color="C1", fontweight="bold")
 
 
 def is_narrow(figure: Canvas) -> bool:
