@@ -31,7 +31,7 @@ class Replacement:
     outcome: str
     """``fused`` (with the linear layer before it, or as a recurrent layer), ``replaced`` (the scan) or ``kept``."""
     reason: str = ""
-    """What it was fused with, or why it was kept."""
+    """What it was fused with, why it was kept, or what stays as it was."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f" ({self.reason})" if self.reason else "")
@@ -80,7 +80,8 @@ def accelerate(net: nn.Module, backend: str = "auto") -> tuple[nn.Module, list[R
                 continue
             changed[module] = ()
             if (linear := partners.get(module)) is None:
-                report.append(Replacement(name, "replaced"))
+                single = "its step mode is 's': single steps stay SpikingJelly's" if module.step_mode == "s" else ""
+                report.append(Replacement(name, "replaced", single))
             else:
                 changed[linear] = (*changed.get(linear, ()), module)
                 report.append(Replacement(name, "fused", f"with {names[linear]}"))
