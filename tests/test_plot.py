@@ -1,6 +1,7 @@
 """Figures of runs: what is drawn of a recording, in every language and kind of run, and the files."""
 
 import csv
+import io
 import shutil
 from dataclasses import dataclass, replace
 from functools import cache
@@ -257,18 +258,20 @@ def test_summary_holds_all_the_others(name: str, tmp_path: Path) -> None:
             assert text in summary, f"{text} of {name}"
 
 
-def test_the_summary_of_pixels_is_the_others_at_half_their_size(run: Path, tmp_path: Path) -> None:
-    pictures = {}
-    for file in plot.draw([run], out=tmp_path):
-        with Image.open(file) as image:
-            assert image.text["Title"] == f"first: {Recording(run).result}"
-            pictures[file.stem] = np.asarray(image.convert("RGB"), int)
-    page = pictures.pop("summary")
-    for at, picture in enumerate(pictures.values()):
-        panel = picture[-1000:].reshape(500, 2, 900, 2, 3).mean((1, 3))
-        top, left = len(page) - 2000 + at // 2 * 500, at % 2 * 900
-        # Its palette has 256 colours.
-        assert np.abs(page[top : top + 500, left : left + 900] - panel).mean() < 2
+def test_the_summary_of_pixels_is_the_others_at_half_their_size(run: Path) -> None:
+    opened = Recording(run)
+    with plot.style():
+        pictures = [plot.Picture.of(plot.figure(name, [opened])) for name in ("curves", "confusion", "raster")]
+    page = plot._summary(pictures)
+    assert page.title == f"first: {opened.result}"
+    assert page.pixels.shape == (page.top + 1000, 1800, 3)
+    for at, picture in enumerate(pictures):
+        panel = picture.pixels[picture.top :].reshape(500, 2, 900, 2, 3).mean((1, 3))
+        top, left = page.top + at // 2 * 500, at % 2 * 900
+        assert np.abs(page.pixels[top : top + 500, left : left + 900] - panel).max() <= 0.5
+    with Image.open(io.BytesIO(page.png())) as image:
+        assert image.text["Title"] == page.title
+        assert np.abs(np.asarray(image.convert("RGB"), int) - page.pixels).mean() < 3, "its palette is close"
 
 
 def test_no_mistakes_and_no_finished_epoch(run: Path) -> None:
