@@ -1,201 +1,167 @@
-"""What a run's network does on its test set: the numbers behind the figures of ``plot`` and of the report page.
+"""What the neurons of a network do: spikes of every layer, and the membrane potential of the last one.
 
-They come from the run's last checkpoint through the reference equations on the CPU, over the very spikes and batches
-that ``evaluate`` uses, whatever backend the run was trained with; a fused backend may differ from them where a membrane
-potential lies within rounding of the threshold. Tests: ``tests/test_plot.py``.
+Tests: ``tests/test_recording.py``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fastsnn.config import DEFAULT_T, Config
-from fastsnn.encoding import poisson_encode
-from fastsnn.errors import FastSNNError, RunFolderError
-from fastsnn.kernels import contract, reference
-from fastsnn.monitor import EpochMetrics
-from fastsnn.sources import images as data
-from fastsnn.sources.store import STREAMS
-from fastsnn.text import printable
-from fastsnn.training.epoch_results import EpochResults
-from fastsnn.training.loop import EVALUATION_BATCH
-from fastsnn.training.run_folder import Run
-
-CLASS_NAMES = {
-    "fashion-mnist": (
-        "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-    )
-}  # fmt: skip
-"""Data set -> what its classes are called, where not by their number."""
+from fastsnn.kernels import reference
+from fastsnn.kernels.neurons import Neuron
+from fastsnn.kernels.neurons.language import firing
+from fastsnn.kernels.packed import PackedSpikes
+from fastsnn.nn import LinearLIF, Recurrent, Spiking
 
 
-@dataclass(frozen=True)
-class Activity:
-    """One layer over time: spikes [T, N], 0 or 1, and the membrane potential before firing, h [T, N]."""
+class Membrane(NamedTuple):
+    """Neurons over time, each [T, ...]."""
 
-    spikes: Tensor
     potential: Tensor
+    """h, before firing: a neuron fires where it is at or above the threshold."""
+    after: Tensor
+    """The potential after firing, from which the next step starts; h itself where the neuron did not fire."""
+    threshold: Tensor | None
+    """None for neurons that don't fire."""
+    states: tuple[Tensor, ...]
+    """Every state after each step, in the order of the neuron's ``states``."""
+
+
+@torch.no_grad()
+def membrane(
+    current: Tensor, neuron: Neuron, output: Tensor, parameters: Mapping[str, Tensor] | None = None
+) -> Membrane:
+    """What happens in neurons under ``current`` [T, ...] that gave ``output``, in float64 by the neuron's own step.
+
+    A step does not say what its potential is before it fires, so each one is done twice: once as if the neuron had
+    not fired, which leaves h in its state v, and once as it did. A neuron whose v holds the leak of the next step
+    already (``ALIF``) has h times a factor there, which a change of the current shows.
+    """
+    current = current.double()
+    bound = reference.on_tensors(neuron, current, {name: p.double() for name, p in (parameters or {}).items()})
+    v = neuron.states.index("v") if "v" in neuron.states else 0
+    state = reference.rest(neuron, current[0])
+    distances: list[Tensor] = []
+    quiet = partial(_fires, distances, torch.zeros_like(current[0]))
+    factor = _factor(bound, current[0], state, v)
+    rows: list[tuple[Tensor, ...]] = []
+    states: list[tuple[Tensor, ...]] = []
+    for x, fired in zip(current, output.double(), strict=True):
+        distances.clear()
+        with reference.in_precision_of(current):
+            with firing(quiet):
+                held, silent = reference.step(bound, x, state)
+            fires = bool(distances)
+            h = silent[v] / factor if fires else held
+            threshold = h - distances[0] if fires else h
+            with firing(partial(_fires, [], fired)):
+                _, state = reference.step(bound, x, state)
+        rows.append((h, torch.where(fired > 0, state[v], h) if fires else h, threshold))
+        states.append(state)
+    h, after, threshold = (torch.stack(part).float() for part in zip(*rows, strict=True))
+    every = tuple(torch.stack(part).float() for part in zip(*states, strict=True))
+    return Membrane(h, after, threshold if fires else None, every)
+
+
+def _fires(distances: list[Tensor], spikes: Tensor, distance: Tensor, *_: Any) -> Tensor:
+    """A firing rule: ``spikes``, whatever the distance to the threshold, which is noted."""
+    distances.append(distance)
+    return spikes
+
+
+def _factor(bound: Neuron, x: Tensor, state: tuple[Tensor, ...], v: int) -> Tensor:
+    """Change of the state v by that of the distance to the threshold, if the current of the first step changes."""
+    distances: list[Tensor] = []
+    silent = []
+    with reference.in_precision_of(x), firing(partial(_fires, distances, torch.zeros_like(x))):
+        for current in (torch.zeros_like(x), torch.ones_like(x)):
+            silent.append(reference.step(bound, current, state)[1][v])
+    if len(distances) < 2:
+        return torch.ones((), dtype=x.dtype)
+    ratio = (silent[1] - silent[0]) / (distances[1] - distances[0])
+    return torch.where(ratio.isfinite() & (ratio != 0), ratio, 1.0)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A test image on its way through the network: image uint8 [H, W], its spikes [T, P], and every layer."""
+class Layer:
+    """One layer over the steps of one sample."""
 
-    index: int
-    label: int
-    image: Tensor
-    spikes: Tensor
-    layers: tuple[Activity, ...]
-
-    @property
-    def rates(self) -> Tensor:
-        """Firing rate of each output neuron, in spikes per time step, [N]."""
-        return self.layers[-1].spikes.mean(0)
-
-    @property
-    def prediction(self) -> int:
-        return int(self.rates.argmax())
-
-
-class Recording:
-    """A run folder opened for looking at, and one test image; what takes a while is computed when first asked for.
-
-    Raises RunFolderError where the folder is no run or has no checkpoint, DataUnavailable where the test set can't be
-    had, ValueError where it has no image of that number.
-    """
-
-    def __init__(self, path: Path, sample: int = 0, data_dir: Path | None = None) -> None:
-        run = Run.reopen(path, writable=False)
-        if run.checkpoint is None:
-            raise RunFolderError(f"{path} has no checkpoint yet: it has no last.pt")
-        assert isinstance(run.config, Config)
-        self.path, self.config = Path(path), run.config
-        self._index, self._data_dir = sample, data_dir
-        self.history = [EpochMetrics(**row) for row in run.checkpoint["history"]]
-        self._steps = EpochResults.from_state(run.checkpoint["progress"]).steps
-        self._model = run.checkpoint["model"]
-        if self.is_linear:
-            _ = self.layers
+    name: str
+    shape: tuple[int, ...]
+    """Of its neurons."""
+    spikes: Tensor | None
+    """[T, N], 0 or 1; None for neurons that don't fire."""
+    output: Tensor
+    """[T, N]: the spikes, or the potential of neurons that don't fire."""
+    membrane: Membrane | None = None
+    """Of the output layer, each [T, N]; None if the network ends in none of fastsnn's neurons."""
 
     @property
-    def is_linear(self) -> bool:
-        """Whether these are linear layers of spiking neurons over Poisson coded images; else there are only curves."""
-        config = self.config
-        layers = not (config.net or config.network or config.recurrent) and config.readout in ("auto", "rate")
-        poisson = config.dataset in data.NAMES and config.encoder in ("none", "poisson")
-        return layers and poisson and not config.layer_neuron().learns
+    def size(self) -> int:
+        return self.output.shape[1]
 
-    @cached_property
-    def layers(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Weight [N, K] and bias [N] of each layer."""
-        if not self.is_linear:
-            raise FastSNNError(f"{self.path} is not linear layers over Poisson coded images; allowed: --what curves")
-        model = self._model
-        try:
-            return [(model[f"{i}.weight"], model.get(f"{i}.bias")) for i in range(len(self.config.hidden) + 1)]
-        except KeyError as error:
-            raise RunFolderError(f"the checkpoint in {self.path} is of another network: it has no {error}") from error
 
-    @property
-    def name(self) -> str:
-        return printable(self.path.resolve().name)
+class LayerRecorder:
+    """While open it keeps input and output of every layer of neurons, in the order in which they are called."""
 
-    @property
-    def T(self) -> int:
-        """Time steps per sample."""
-        return self.config.T or DEFAULT_T
+    def __init__(self, network: nn.Module) -> None:
+        self._names = {module: name for name, module in network.named_modules()}
+        self.calls: list[tuple[nn.Module, Tensor, Tensor]] = []
 
-    @property
-    def result(self) -> str:
-        """How good the run is, in words."""
-        if not self.history:
-            return "no epoch finished yet"
-        last = self.history[-1]
-        more = f" (here {self._steps} steps of the next are done)" if self._steps else ""
-        return f"{last.held_out} accuracy {last.accuracy:.2%} after epoch {last.epoch}{more}"
+    def __enter__(self) -> "LayerRecorder":
+        layers = [module for module in self._names if isinstance(module, (Spiking, LinearLIF, Recurrent))]
+        self._hooks = [layer.register_forward_hook(self._keep) for layer in layers]
+        return self
 
-    @cached_property
-    def dataset(self) -> data.DataSet:
-        """The run's data, on the CPU."""
-        loaded = data.load(self.config.dataset, self._data_dir or self.config.data_dir)
-        return loaded.first(self.config.train_samples, self.config.test_samples)
+    def __exit__(self, *exception: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return CLASS_NAMES.get(self.dataset.name) or tuple(str(label) for label in range(self.dataset.classes))
+    def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self.calls.append((module, _plain(inputs[0]), _plain(output)))
 
-    @property
-    def labels(self) -> Tensor:
-        """int64 [D]."""
-        return self.dataset.test_labels
+    def layers(self, output: Tensor, own: int, steps: int, named: bool) -> list[Layer]:
+        """Every spiking layer, and the output: sample ``own`` of the batch, over its first ``steps`` steps.
 
-    @cached_property
-    def rates(self) -> Tensor:
-        """Firing rates of the output neurons for every test sample, in spikes per time step, [D, N]."""
-        starts = range(0, len(self.labels), EVALUATION_BATCH)
-        return torch.cat([self._activities(start)[1][-1].spikes.mean(0) for start in starts])
+        ``output`` [T, B, classes] is the network's. ``named``: say each layer's place in the network.
+        """
+        calls, last = list(self.calls), None
+        if calls and calls[-1][2].shape == output.shape and torch.equal(calls[-1][2].float(), output):
+            last = calls.pop()
+        layers = []
+        for module, _, spikes in calls:
+            if not module.neuron.spikes:  # type: ignore[union-attr]
+                continue
+            one = spikes[:steps, own]
+            name = self._names[module] if named else ""
+            layers.append(Layer(name, tuple(one.shape[1:]), one.flatten(1).float(), one.flatten(1).float()))
+        found = output[:steps, own].float()
+        inside = None if last is None else membrane_of(*(part(last, own, steps)))
+        fires = bool(((found == 0) | (found == 1)).all()) if last is None else bool(last[0].neuron.spikes)  # type: ignore[union-attr]
+        layers.append(Layer("", tuple(found.shape[1:]), found if fires else None, found, inside))
+        return layers
 
-    @cached_property
-    def predictions(self) -> Tensor:
-        """The class with the highest rate, the lowest of them in a tie, int64 [D]."""
-        return self.rates.argmax(-1)
 
-    @property
-    def accuracy(self) -> float:
-        """Fraction of the test set that ``predictions`` get right."""
-        return float((self.predictions == self.labels).double().mean())
+def part(call: tuple[nn.Module, Tensor, Tensor], own: int | Tensor, steps: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A layer's call for a part of the batch alone."""
+    return call[0], call[1][:steps, own], call[2][:steps, own]
 
-    @property
-    def confusion(self) -> Tensor:
-        """Number of test samples with label i (row) and prediction j (column), int64 [N, N]."""
-        classes = self.dataset.classes
-        pairs = self.labels * classes + self.predictions
-        return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
-    @property
-    def confidences(self) -> Tensor:
-        """Rate of the predicted class above that of the label, [D]: 0 where the prediction is right."""
-        of = torch.arange(len(self.labels))
-        return self.rates[of, self.predictions] - self.rates[of, self.labels]
+def membrane_of(layer: Any, x: Tensor, output: Tensor) -> Membrane:
+    """:func:`membrane` of a layer's neurons, for its input x [T, ..., K] and its output [T, ..., N]."""
+    current = x.float()
+    if not isinstance(layer, Spiking):
+        current = F.linear(current, layer.weight, layer.bias)
+    if isinstance(layer, Recurrent):
+        before = torch.cat([torch.zeros_like(output[:1]), output[:-1]]).float()
+        current = current + reference.fed_back(before, layer.recurrent_weight)
+    return membrane(current, layer.neuron, output, {name: getattr(layer, name) for name in layer.learns})
 
-    def mistakes(self) -> Tensor:
-        """Numbers of the misclassified test samples, the most confident first, int64."""
-        wrong = (self.predictions != self.labels).nonzero().squeeze(1)
-        return wrong[self.confidences[wrong].argsort(descending=True, stable=True)]
 
-    @cached_property
-    def sample(self) -> Sample:
-        """The test image that was asked for."""
-        index = self._index
-        if not 0 <= index < len(self.labels):
-            raise ValueError(f"sample is {index}; allowed: 0 to {len(self.labels) - 1}, the test set of {self.path}")
-        # A matrix product rounds by its shape: the sample is computed within the batch that it is evaluated in.
-        start = index // EVALUATION_BATCH * EVALUATION_BATCH
-        x, activities = self._activities(start)
-        own = index - start
-        return Sample(
-            index,
-            int(self.labels[index]),
-            self.dataset.test_images[index].reshape(self.dataset.image_shape),
-            x[:, own],
-            tuple(Activity(layer.spikes[:, own], layer.potential[:, own]) for layer in activities),
-        )
-
-    @torch.no_grad()
-    def _activities(self, start: int) -> tuple[Tensor, list[Activity]]:
-        """The evaluation batch that begins at sample ``start``: its spikes [T, B, P] and each layer, [T, B, N]."""
-        images = self.dataset.test_images[start : start + EVALUATION_BATCH]
-        ids = torch.arange(start, start + len(images))
-        x = poisson_encode(images, self.T, self.config.seed, 0, STREAMS["test"], ids)
-        return x, list(self._propagate(x))
-
-    def _propagate(self, x: Tensor) -> Iterator[Activity]:
-        for weight, bias in self.layers:
-            current = torch.nn.functional.linear(x, weight, bias)
-            x, _ = reference.scan(current, neuron := self.config.layer_neuron())
-            distance = contract.trajectory(current, neuron, None, x).distance
-            yield Activity(x, (distance + neuron.parameters().get("v_threshold", 0.0)).float())
+def _plain(x: Tensor | PackedSpikes) -> Tensor:
+    return (x.unpack() if isinstance(x, PackedSpikes) else x).detach()

@@ -16,6 +16,10 @@ FORMAT = 1
 """Version of a checkpoint's contents; a newer one is refused."""
 
 
+NAMES = ("last", "best")
+"""Checkpoints of a run: last.pt, from which it goes on, and best.pt."""
+
+
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace ``path`` by ``content``: after a crash at any point it holds the old bytes or the new ones, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -62,6 +66,13 @@ def load(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
         raise RunFolderError(f"{path} is not a checkpoint that can be read: {reason}") from error
     return content
+
+
+def load_named(run: Path, name: str) -> dict[str, Any]:
+    """What last.pt or best.pt of a run folder holds; raises ValueError for another name, else as :func:`load`."""
+    if name not in NAMES:
+        raise ValueError(f"checkpoint is {name!r}; allowed: {', '.join(NAMES)}")
+    return load(run / f"{name}.pt")
 
 
 def _digest(value: Any) -> str:

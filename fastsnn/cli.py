@@ -18,9 +18,10 @@ import fastsnn
 from fastsnn import settings
 from fastsnn.config import Config, recorded_config
 from fastsnn.errors import Interrupted
-from fastsnn.inspection_commands import doctor, export_run, plot_runs, report_run, verify
+from fastsnn.inspection_commands import doctor, export_run, verify
 from fastsnn.option_values import OptionalInteger
 from fastsnn.options import read_yaml
+from fastsnn.picture_commands import demo, plot_runs, report_run
 from fastsnn.terminal import FAILURE, NO_READER, HelpConsole, TerminalMonitor, errors, output
 from fastsnn.text import printable
 
@@ -37,6 +38,7 @@ app.command(verify)
 app.command(doctor)
 app.command(plot_runs, name="plot")
 app.command(report_run, name="report")
+app.command(demo)
 app.command(export_run, name="export")
 
 USAGE_ERROR = 2
@@ -108,10 +110,10 @@ def evaluate(
     backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
     device: str | None = None,
     data_dir: Path | None = None,
-    best: Annotated[bool, Parameter(negative=())] = False,
+    checkpoint: Literal["last", "best"] = "last",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Loss and accuracy of a run's last checkpoint on the test set.
+    """Loss and accuracy of a run's checkpoint on the test set.
 
     Parameters
     ----------
@@ -125,13 +127,13 @@ def evaluate(
         cpu, cuda or cuda:N; default the run's.
     data_dir
         Folder of the data sets; default the run's.
-    best
-        Evaluate best.pt instead.
+    checkpoint
+        Which checkpoint: last, or best by validation (without a validation set by test) accuracy.
     as_json
         Print one JSON object.
     """
     with output.status("evaluating"):
-        result = fastsnn.evaluate(run, T=T, backend=backend, device=device, data_dir=data_dir, best=best)
+        result = fastsnn.evaluate(run, T=T, backend=backend, device=device, data_dir=data_dir, checkpoint=checkpoint)
     if as_json:
         output.out(json.dumps(result))
         return
@@ -146,14 +148,14 @@ def evaluate(
 def predict(
     run: Path,
     /,
-    *,
-    input_file: Annotated[Path, Parameter(name="--input")],
+    *pictures: Path,
+    input_file: Annotated[Path | None, Parameter(name="--input")] = None,
     out: Path | None = None,
-    format: Literal["csv", "json"] = "csv",
+    format: Literal["text", "csv", "json"] | None = None,
     T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None,
     backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
     device: str | None = None,
-    best: Annotated[bool, Parameter(negative=())] = False,
+    checkpoint: Literal["last", "best"] = "last",
 ) -> None:
     """The class of each sample of a file, and the score of every class: firing rates, or membrane potentials.
 
@@ -161,6 +163,9 @@ def predict(
     ----------
     run
         Run folder.
+    pictures
+        Pictures of your own, as .png or .jpg, for a run on images: each is made like those of the data set (for MNIST
+        grey, inverted if its ground is light, scaled, centred by mass).
     input_file
         .npz file with an array x (or one array alone), or .npy file: [D, ...] still samples of the shape that the run
         was trained on, uint8 or in 0 to 1; or [D, T, ...] with time steps of their own, which are not encoded. An array
@@ -168,19 +173,26 @@ def predict(
     out
         Write to this file; default print.
     format
-        csv: a line per sample; json: one object with classes and scores.
+        text: a line to read for each picture (their default); csv: a line per sample; json: one object with classes and
+        scores.
     T
         Time steps per sample; default the run's.
     backend
         Implementation; default the one that the run was trained with.
     device
         cpu, cuda or cuda:N; default the run's.
-    best
-        Use best.pt instead of last.pt.
+    checkpoint
+        Which checkpoint: last or best.
     """
+    if (input_file is None) == (not pictures):
+        raise ValueError("predict needs pictures or --input file.npz, one of the two")
+    names = [file.name for file in pictures]
     with output.status("predicting"):
-        found = fastsnn.predict(run, input_file, T=T, backend=backend, device=device, best=best)
-    text = found.as_csv() if format == "csv" else json.dumps(found.to_dict()) + "\n"
+        found = fastsnn.predict(run, input_file or pictures, T=T, backend=backend, device=device, checkpoint=checkpoint)
+    format = format or ("text" if pictures else "csv")
+    text = json.dumps(found.to_dict()) + "\n" if format == "json" else found.as_csv()
+    if format == "text":
+        text = found.as_text(names)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")

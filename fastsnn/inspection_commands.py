@@ -1,4 +1,4 @@
-"""The commands that look at machines and runs: verify, doctor, plot, report and export."""
+"""The commands that look at the machine and hand a run on: verify, doctor and export."""
 
 import json
 import sys
@@ -6,14 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from fastsnn.terminal import FAILURE, output
-
-
-def _names(type_: object, tokens: list[Token] | tuple[Token, ...]) -> list[str]:
-    """curves,rates -> ["curves", "rates"]."""
-    return [name for token in tokens for name in token.value.split(",") if name]
 
 
 def verify(
@@ -85,78 +80,13 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
         sys.exit(FAILURE)
 
 
-def plot_runs(
-    *runs: Path,
-    what: Annotated[list[str] | None, Parameter(negative=(), converter=_names)] = None,
-    sample: int = 0,
-    out: Path | None = None,
-    format: Literal["png", "svg", "pdf"] = "png",
-    data_dir: Path | None = None,
-    show: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
-    """Draw what a run learnt and how its neurons fire, or the training curves of several runs in one figure.
-
-    Parameters
-    ----------
-    runs
-        Run folders.
-    what
-        Figures, as in curves,rates: summary, curves, rates, membrane, traces, raster, weights, confusion, mistakes;
-        default all, and curves for several runs.
-    sample
-        Number of the test image that rates, membrane, traces and raster show.
-    out
-        Folder for the files; default plots in the run folder, and the current folder for several runs.
-    format
-        Format of the files.
-    data_dir
-        Folder of the data sets; default the run's.
-    show
-        Open a window for each figure as well.
-    """
-    from fastsnn import plot
-
-    with output.status("computing and drawing"):
-        files = plot.draw(runs, what, sample=sample, out=out, format=format, data_dir=data_dir, show=show)
-    for file in files:
-        output.print(str(file), markup=False, emoji=False)
-
-
-def report_run(
-    run: Path,
-    /,
-    *,
-    sample: int = 0,
-    out: Path | None = None,
-    data_dir: Path | None = None,
-) -> None:
-    """Write one HTML file about a run: figures, numbers, options, and a spike raster to move through in time.
-
-    Parameters
-    ----------
-    run
-        Run folder.
-    sample
-        Number of the test image whose spikes are shown.
-    out
-        The file; default report.html in the run folder.
-    data_dir
-        Folder of the data sets; default the run's.
-    """
-    from fastsnn.report import write_report
-
-    with output.status("computing and drawing"):
-        file = write_report(run, sample=sample, out=out, data_dir=data_dir)
-    output.print(str(file), markup=False, emoji=False)
-
-
 def export_run(
     run: Path,
     file: Path,
     /,
     *,
     dt: float = 1e-4,
-    best: Annotated[bool, Parameter(negative=())] = False,
+    checkpoint: Literal["last", "best"] = "last",
 ) -> None:
     """Write the trained network of a run as a NIR graph, which other tools and chips read.
 
@@ -168,10 +98,10 @@ def export_run(
         The graph, as model.nir.
     dt
         Seconds of a time step; the graph's time constants are in seconds.
-    best
-        Take the weights of best.pt instead of last.pt.
+    checkpoint
+        Whose weights: last or best.
     """
     from fastsnn.nir import write_run
 
-    write_run(run, file, dt=dt, best=best)
+    write_run(run, file, dt=dt, checkpoint=checkpoint)
     output.print(str(file), markup=False, emoji=False)

@@ -4,23 +4,31 @@
 Tests: ``tests/test_report.py``, in a browser.
 """
 
-from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import yaml
-from torch import Tensor
+from torch import nn
 
 import fastsnn
-from fastsnn import plot
-from fastsnn.activity import Recording
+from fastsnn import figures, plot
+from fastsnn.figures.neurons import threshold_of
+from fastsnn.figures.parts import sample_in_words
 from fastsnn.monitor import COLUMNS
+from fastsnn.page_data import PageFigure, activity_of, figure_of
+from fastsnn.recording import Recording
+from fastsnn.sources import SPLITS, Source
 from fastsnn.text import printable
+from fastsnn.training.loop import describe
+from fastsnn.words import current_language, language, say
 
-FIGURES = ("curves", "confusion", "weights", "mistakes", "rates", "membrane", "traces")
-"""Those of ``plot.DRAWINGS`` that the page shows; its own raster takes the place of that one."""
+SECTIONS = (
+    ("Training", ("curves",)),
+    ("What it learnt", ("confusion", "weights", "mistakes")),
+    ("The sample in figures", ("scores", "steps", "frames", "membrane", "traces")),
+)
+"""Heading -> figures of ``figures.DRAWINGS``; the page's own raster takes the place of that one."""
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("fastsnn", "web"),
@@ -31,40 +39,111 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-def write_report(run: Path, *, sample: int = 0, out: Path | None = None, data_dir: Path | None = None) -> Path:
+def write_report(
+    run: Path,
+    *,
+    sample: int | None = None,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    checkpoint: str = "last",
+    title: str | None = None,
+    lang: str = "en",
+    network: nn.Module | None = None,
+    source: Source | None = None,
+) -> Path:
     """Write the page about a run; returns its file.
 
     Args:
         run: run folder.
-        sample: number of the test image whose spikes the page shows.
+        sample: number of the test sample whose spikes the page shows; default a right answer that was a close call.
         out: the file; default RUN/report.html.
         data_dir: folder of the data sets; default the run's.
+        checkpoint: last or best.
+        title: headline; default the run's name.
+        lang: en or zh.
+        network, source: for a run of ``fastsnn.fit`` those that it was given; without them the page has curves, numbers
+            and options alone.
 
     Raises:
-        ValueError: the test set has no image of that number.
+        ValueError: the test set has no sample of that number, or there is no such language.
         FastSNNError: the folder is no run, has no checkpoint or can't be written; then no file has changed.
     """
-    recording = Recording(run, sample, data_dir)
+    recording = Recording(run, sample, data_dir, checkpoint, network, source)
     path = out or recording.path / "report.html"
-    plot.write(path, page(recording).encode())
+    with language(lang):
+        plot.write(path, page(recording, title).encode())
     return path
 
 
-def page(recording: Recording) -> str:
-    """The page's HTML."""
+def page(recording: Recording, title: str | None = None) -> str:
+    """The page's HTML, in the language in force."""
     recorded = yaml.safe_load((recording.path / "config.yaml").read_text(encoding="utf-8"))
-    environment = recorded.pop("environment", {})
+    environment, given = recorded.pop("environment", {}), recorded.pop("given", {})
     return _TEMPLATES.get_template("page.html").render(
+        t=say,
+        lang=current_language(),
+        title=recording.name if title is None else printable(title),
         recording=recording,
-        sizes=[len(recording.sample.image.flatten()), *(len(weight) for weight, _ in recording.layers)],
+        facts=_facts(recording, environment, given),
         columns=list(dict.fromkeys([*COLUMNS, *(name for row in recording.history for name in row.columns())])),
         in_words=_number_in_words,
         options={name: _in_words(value) for name, value in recorded.items()},
         environment=environment,
-        figures=_figures(recording),
-        activity=_activity(recording),
+        sections=_sections(recording),
+        classes=_classes(recording),
+        activity=activity_of(recording) if recording.has_network else None,
+        sample_in_words=sample_in_words,
+        steady=recording.has_network and not threshold_of(recording.sample.output)[1],
         version=fastsnn.__version__,
     )
+
+
+def _facts(recording: Recording, environment: dict[str, Any], given: dict[str, str]) -> dict[str, str]:
+    """What the run was, in a line each."""
+    config, cpu = recording.config, recording.config.device == "cpu"
+    machine = f"{config.step}, {config.device}"
+    if cpu and config.threads:
+        machine += ", " + say("{count} thread" if config.threads == 1 else "{count} threads", count=config.threads)
+    backend = getattr(config, "backend", "")
+    if backend == "triton" and cpu:
+        backend += " (" + say("in Triton's interpreter") + ")"
+    facts = {
+        say("Step and device"): ", ".join(filter(None, (backend, machine))),
+        say("Machine"): environment.get("device_name", say("not recorded")),
+    }
+    if not recording.has_network:
+        return {say("Network"): given.get("network", ""), say("Data"): given.get("source", "")} | facts
+    source = recording.source
+    splits = [split for split in SPLITS if source.size(split)]
+    sizes = [say("{count:,} " + split, count=source.size(split)) for split in splits]
+    network = describe(recording.network).replace("->", "→")
+    return {
+        say("Network"): f"{network}, T = {recording.T}",
+        say("Data"): f"{printable(source.name)}: {', '.join(sizes)}",
+    } | facts
+
+
+def _sections(recording: Recording) -> list[tuple[str, list[PageFigure]]]:
+    """Heading and figures of each section that has some."""
+    available = figures.available(recording)
+    with plot.style("page", current_language(), recording.name):
+        drawn = [
+            (heading, [figure_of(name, recording) for name in names if name in available])
+            for heading, names in SECTIONS
+        ]
+    return [(heading, shown) for heading, shown in drawn if shown]
+
+
+def _classes(recording: Recording) -> list[dict[str, Any]]:
+    """Name, count, right answers and accuracy of each class."""
+    if not recording.has_network:
+        return []
+    confusion = recording.outcome.confusion
+    rows = zip(recording.class_names, confusion.sum(1).tolist(), confusion.diag().tolist(), strict=True)
+    return [
+        {"name": name, "count": count, "right": right, "accuracy": right / count if count else None}
+        for name, count, right in rows
+    ]
 
 
 def _number_in_words(column: str, value: float | None) -> str:
@@ -83,46 +162,7 @@ def _number_in_words(column: str, value: float | None) -> str:
 def _in_words(value: Any) -> str:
     """An option as a reader would write it."""
     if value is None or value == []:
-        return "none"
+        return say("none")
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return say("yes") if value else say("no")
     return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
-
-
-def _figures(recording: Recording) -> dict[str, dict[str, str]]:
-    """Name -> theme -> the figure as a data URL."""
-    figures: dict[str, dict[str, str]] = {name: {} for name in FIGURES}
-    for theme in ("light", "dark"):
-        with plot.style(theme):
-            for name in FIGURES:
-                drawn = plot.figure(name, [recording], headline=False)
-                figures[name][theme] = f"data:image/png;base64,{_base64(plot.render(drawn, 'png', small=True))}"
-    return figures
-
-
-def _activity(recording: Recording) -> dict[str, Any]:
-    """What the raster is drawn from: spikes packed eight to a byte, potentials to four digits."""
-    sample = recording.sample
-    names = ["input", *(f"hidden {i}" for i in range(1, len(sample.layers))), "output"]
-    spikes = [sample.spikes, *(layer.spikes for layer in sample.layers)]
-    return {
-        "image": sample.image.tolist(),
-        "label": sample.label,
-        "prediction": sample.prediction,
-        "classes": recording.class_names,
-        "threshold": recording.config.v_threshold,
-        "layers": [
-            {"name": name, "size": layer.shape[1], "spikes": _packed(layer)}
-            for name, layer in zip(names, spikes, strict=True)
-        ],
-        "potential": [[float(f"{h:.4g}") for h in row] for row in sample.layers[-1].potential.tolist()],
-    }
-
-
-def _packed(spikes: Tensor) -> str:
-    """Spikes [T, N] in base64: step after step, the first neuron of eight in a byte's highest bit."""
-    return _base64(np.packbits(spikes.bool().numpy()).tobytes())
-
-
-def _base64(content: bytes) -> str:
-    return b64encode(content).decode()

@@ -62,7 +62,7 @@ USAGE = [
     ("train --dataset digits --network net.py", "network is 'net.py'", "file.py:function"),
     ("train --dataset digits --network no.py:f", "there is no file no.py", "file.py:function"),
     ("train --dataset digits --network file:f", "file is no Python file"),
-    ("predict run", "--input", "requires an argument"),
+    ("predict run", "needs pictures or --input file.npz"),
     ("train --momentum 1", "momentum is 1.0", "less than 1"),
     ("train --seed -1", "seed is -1", "0 or more"),
     ("train --backend jax", "--backend", '"jax"', '"numba"'),

@@ -69,7 +69,7 @@ def test_resume_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_each_kind_of_run_goes_on_its_own_way(tmp_path: Path, run: Path, command: Command) -> None:
     fitted = fastsnn.fit(Own(), arrays(), options(tmp_path / "fit", epochs=1)).run
-    for line in (["train", "--resume", fitted], ["eval", fitted], ["plot", fitted]):
+    for line in (["train", "--resume", fitted], ["eval", fitted]):
         code, _, stderr = command(*line)
         assert (code, stderr.count("\n")) == (1, 1)
         assert f"give them to fastsnn.fit(network, source, resume='{fitted}')" in stderr

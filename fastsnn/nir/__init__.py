@@ -22,7 +22,7 @@ from fastsnn.nir.writing import to_nir
 __all__ = ["Scale", "Threshold", "from_nir", "to_nir", "write_run"]
 
 
-def write_run(run: Path, file: Path, *, dt: float = 1e-4, best: bool = False) -> None:
+def write_run(run: Path, file: Path, *, dt: float = 1e-4, checkpoint: str = "last") -> None:
     """Write the trained network of a run as a NIR graph. Arguments and errors: :func:`to_nir`, ``fastsnn.load``."""
     import nir
 
@@ -34,7 +34,7 @@ def write_run(run: Path, file: Path, *, dt: float = 1e-4, best: bool = False) ->
     if not file.absolute().parent.is_dir():
         raise ValueError(f"file is {file}; allowed: a file in a folder that exists")
     with settings_kept():
-        setup = TrainedRun.open(run, device="cpu", best=best).setup
+        setup = TrainedRun.open(run, device="cpu", checkpoint=checkpoint).setup
         graph = to_nir(setup.network, setup.source.shape, dt=dt)
     try:
         nir.write(file, graph)

@@ -91,17 +91,21 @@ class AutogradStep:
         return found
 
     @torch.no_grad()
+    def forward(self, split: str, ids: Tensor, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Each batch of the samples ``ids`` int64 [S] of ``split``, and the network's output for it, [T, B, N]."""
+        self.network.eval()
+        for batch in self._batches(split, ids.split(batch_size), 0):
+            yield batch, self._forward(batch)
+
     def outputs(self, split: str, ids: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
         """Scores of the classes fp32 [S, N] and the mean firing rate of each layer, [layers], over those samples."""
-        self.network.eval()
         scores, rates, sizes = [], [], []
-        parts = ids.split(batch_size)
-        for part, batch in zip(parts, self._batches(split, parts, 0), strict=True):
-            with SpikeRecorder(self.network) as recorder:
-                output = self._forward(batch)
-            scores.append(self.objective.scores(output, batch.lengths))
-            rates.append(recorder.rates(batch.lengths))
-            sizes.append(len(part))
+        with SpikeRecorder(self.network) as recorder:
+            for batch, output in self.forward(split, ids, batch_size):
+                scores.append(self.objective.scores(output, batch.lengths))
+                rates.append(recorder.rates(batch.lengths))
+                sizes.append(len(scores[-1]))
+                recorder.spikes.clear()
         weights = torch.tensor(sizes, dtype=torch.float32) / sum(sizes)
         return torch.cat(scores), (torch.stack(rates) * weights.to(rates[0].device)[:, None]).sum(0)
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastsnn import backends, checkpoint, notices, settings
+from fastsnn import backends, notices, settings
+from fastsnn.checkpoint import load_named
 from fastsnn.config import Config
 from fastsnn.errors import RunFolderError
 from fastsnn.initial_weights import samples_to_look_at
@@ -64,9 +65,9 @@ def evaluate(
     backend: str | None = None,
     device: str | None = None,
     data_dir: Path | None = None,
-    best: bool = False,
+    checkpoint: str = "last",
 ) -> dict[str, Any]:
-    """Loss and accuracy of a run's last checkpoint on its test set; by default computed as in training.
+    """Loss and accuracy of a run's checkpoint on its test set; by default computed as in training.
 
     With another device and no backend named, the backend is the fastest there. The keys of the result are run, epoch
     and steps (epochs done, and optimizer steps of the next one), T, test_loss, test_accuracy (0 to 1), test_seconds,
@@ -78,11 +79,11 @@ def evaluate(
         backend: default the run's.
         device: default the run's.
         data_dir: folder of the data sets; default the run's.
-        best: evaluate best.pt instead.
+        checkpoint: last or best.
     """
     settings.say()
     with settings_kept():
-        opened = TrainedRun.open(run, T=T, backend=backend, device=device, data_dir=data_dir, best=best)
+        opened = TrainedRun.open(run, T=T, backend=backend, device=device, data_dir=data_dir, checkpoint=checkpoint)
         setup = opened.setup
         test = split_source(setup.source, opened.config.validation, opened.config.seed).test
         if test is None:
@@ -104,20 +105,20 @@ def evaluate(
         }
 
 
-def load(run: Path | str, *, best: bool = False) -> nn.Module:
+def load(run: Path | str, *, checkpoint: str = "last") -> nn.Module:
     """The network of a run with its trained weights, on the CPU and in evaluation mode.
 
     It maps x [T, B, *shape] to its output [T, B, classes]; ``net(fastsnn.poisson_encode(images, T))`` for images.
 
     Args:
         run: run folder of `fastsnn train`.
-        best: take the weights of best.pt; default those of last.pt.
+        checkpoint: whose weights, last or best.
 
     Raises:
         RunFolderError: the folder is none of a run, has no checkpoint, or its network was given to ``fastsnn.fit``.
     """
     with settings_kept():
-        return TrainedRun.open(Path(run), device="cpu", best=best).setup.network.eval()
+        return TrainedRun.open(Path(run), device="cpu", checkpoint=checkpoint).setup.network.eval()
 
 
 @dataclass
@@ -139,14 +140,14 @@ class TrainedRun:
         backend: str | None = None,
         device: str | None = None,
         data_dir: Path | None = None,
-        best: bool = False,
+        checkpoint: str = "last",
     ) -> "TrainedRun":
         """Open it, on another device or backend if one is named; on another device the backend is the fastest there."""
         opened = Run.reopen(path, writable=False)
         if opened.checkpoint is None:
             raise RunFolderError(f"{path} has no checkpoint yet: it has no last.pt")
         assert isinstance(opened.config, Config)
-        state = checkpoint.load(Path(path) / "best.pt") if best else opened.checkpoint
+        state = opened.checkpoint if checkpoint == "last" else load_named(Path(path), checkpoint)
         config = _moved(opened.config, T, backend, device, data_dir)
         chosen = choose_device(config, Monitor(), ProcessGroup())
         name = backends.resolve(config.backend, chosen).name

@@ -1,7 +1,8 @@
-"""Classes and scores of the samples in a file, by a trained run."""
+"""Classes and scores of the samples in a file, or of pictures, by a trained run."""
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from fastsnn.encoding import poisson_encode
+from fastsnn.pictures import read_pictures
 from fastsnn.sources import Batch
 from fastsnn.sources.files import read_arrays
 from fastsnn.sources.store import STREAMS
+from fastsnn.text import printable
 from fastsnn.training.command import TrainedRun
 from fastsnn.training.loop import EVALUATION_BATCH
 from fastsnn.training.machine import memory_explained, settings_kept
@@ -34,6 +37,14 @@ class Predictions:
         """Plain values, for JSON."""
         return {"classes": self.classes.tolist(), "scores": self.what, self.what + "s": self.scores.tolist()}
 
+    def as_text(self, names: Sequence[str] = ()) -> str:
+        """A line per sample to read: its name (default its number), its class, and the score of every class."""
+        lines = []
+        for i, (label, scores) in enumerate(zip(self.classes.tolist(), self.scores.tolist(), strict=True)):
+            listed = "  ".join(f"{k}: {score:.2f}" for k, score in enumerate(scores))
+            lines.append(f"{printable(names[i]) if names else i}: {label}   ({self.what}s {listed})\n")
+        return "".join(lines)
+
     def as_csv(self) -> str:
         """A line per sample: its number, its class, and the score of every class."""
         buffer = io.StringIO()
@@ -46,33 +57,38 @@ class Predictions:
 
 def predict(
     run: Path,
-    input_file: Path,
+    input_file: Path | Sequence[Path],
     *,
     T: int | None = None,
     backend: str | None = None,
     device: str | None = None,
-    best: bool = False,
+    checkpoint: str = "last",
 ) -> Predictions:
-    """Classes and scores of the samples in ``input_file`` by the last checkpoint of a run of `fastsnn train`.
+    """Classes and scores of the samples in ``input_file`` by a run of `fastsnn train`.
 
     Args:
         run: run folder.
         input_file: .npz with an array x (or a single one), or .npy: still samples [D, ...], uint8 or floating point in
             [0, 1], which are Poisson coded as the test set is; or [D, T, ...], which is taken as it is. ``lengths``
-            [D], if there, are the time steps that count.
+            [D], if there, are the time steps that count. Or pictures, a list of files, for a run on images: they are
+            made like those of its data set (``fastsnn.pictures``).
         T: time steps of still samples; default the run's.
         backend: default the run's.
         device: default the run's.
-        best: use best.pt instead of last.pt.
+        checkpoint: last or best.
 
     Raises:
-        DataUnavailable: the file can't be read.
-        ValueError: its arrays don't have the shape that the run was trained on.
+        DataUnavailable: a file can't be read.
+        ValueError: its arrays don't have the shape that the run was trained on, or a picture is blank.
     """
-    arrays = _read(input_file)
+    name = str(input_file) if isinstance(input_file, (str, Path)) else "pictures"
+    arrays = _read(Path(name)) if isinstance(input_file, (str, Path)) else {}
     with settings_kept():
-        opened = TrainedRun.open(run, T=T, backend=backend, device=device, best=best)
-        source = _ArraySource(arrays, opened.setup.source.shape, opened.setup.source.classes, str(input_file))
+        opened = TrainedRun.open(run, T=T, backend=backend, device=device, checkpoint=checkpoint)
+        trained = opened.setup.source
+        if not isinstance(input_file, (str, Path)):
+            arrays = {"x": read_pictures(input_file, trained.name, trained.shape).numpy()}
+        source = _ArraySource(arrays, trained.shape, trained.classes, name)
         step = opened.setup.layered
         step.source = source.to(opened.device)
         step.T = source.T or step.T

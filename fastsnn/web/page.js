@@ -1,44 +1,51 @@
 "use strict";
-// One test image on its way through the network. #activity holds its spikes, which report.py packed; #time says at
-// which time step we are, and all that is drawn here follows from it.
+// One sample on its way through the network. #activity holds its spikes, which page_data.py packed; #time says at which
+// time step we are, and all that is drawn here follows from it.
 
 const activity = JSON.parse(document.getElementById("activity").textContent);
+const { T, classes, words } = activity;
 const slider = document.getElementById("time");
 const raster = document.getElementById("raster");
-const T = activity.potential.length;
 
-// Left of the raster there is room for what layers and classes are called.
-const LEFT = activity.classes.some((name) => name.length > 3) ? 128 : 100;
-const GAP = 14; // between layers
+const GAP = 10; // between layers
+const HEAD = 20; // for a layer's name, above it
 const AXIS = 40; // below them
+let LEFT = 0; // of them, for the names of classes
 
-/** (t, neuron) -> 0 or 1. */
-function reader(layer) {
-  const bytes = Uint8Array.from(atob(layer.spikes), (character) => character.charCodeAt(0));
+const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+
+/** (t, neuron) -> from 0 to 1: a spike or none, or a number in its range. */
+function reader({ kind, data, size }) {
+  const bytes = bytesOf(data);
+  if (kind === "levels") return (t, neuron) => bytes[t * size + neuron] / 255;
   return (t, neuron) => {
-    const bit = t * layer.size + neuron;
+    const bit = t * size + neuron;
     return (bytes[bit >> 3] >> (7 - (bit & 7))) & 1;
   };
 }
 
-const spikes = activity.layers.map(reader);
-const pixels = activity.image.flat();
+const values = activity.layers.map(reader);
 const output = activity.layers.length - 1;
+const fires = activity.layers[output].kind === "spikes";
 
-/** Where each layer is drawn, and which of its neurons have a row, from top to bottom. */
+/** The class that is right at a step, and the one that is answered; null for none. */
+const labelAt = (t) => (activity.labels ? activity.labels[t] : activity.label);
+const answerAt = (t) => (activity.predictions ? activity.predictions[t] : activity.prediction);
+
+/** Where each layer is drawn, from top to bottom. */
 const bands = [];
 let height = 0;
 activity.layers.forEach((layer, i) => {
-  const rows = [...Array(layer.size).keys()].filter((neuron) => i > 0 || pixels[neuron] > 0);
-  const band = { rows, top: height + (i && GAP), height: i === output ? 14 * rows.length : i ? 110 : 160 };
-  bands.push(band);
-  height = band.top + band.height;
+  const top = height + HEAD + (i && GAP);
+  const size = i === output ? 14 * layer.size : Math.min(i ? 110 : 150, Math.max(16, 8 * layer.size));
+  bands.push({ rows: [...Array(layer.size).keys()], top, height: size });
+  height = top + size;
 });
 
 /** counts[t][neuron]: spikes of the output neurons up to and including step t. */
 const counts = [];
-for (let t = 0; t < T; t++) {
-  counts.push(activity.classes.map((_, neuron) => (t ? counts[t - 1][neuron] : 0) + spikes[output](t, neuron)));
+for (let t = 0; t < T && fires; t++) {
+  counts.push(classes.map((_, neuron) => (t ? counts[t - 1][neuron] : 0) + values[output](t, neuron)));
 }
 
 /** A colour of page.css, which depends on the colour scheme. */
@@ -48,6 +55,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const picture = document.createElement("canvas");
 
 function prepare() {
+  if (!raster.clientWidth) return; // not laid out yet
   const scale = window.devicePixelRatio;
   raster.style.height = `${height + AXIS}px`;
   for (const canvas of [picture, raster]) {
@@ -56,19 +64,32 @@ function prepare() {
     canvas.getContext("2d").setTransform(scale, 0, 0, scale, 0, 0);
   }
   const context = picture.getContext("2d");
+  context.font = fontOf(12);
+  LEFT = 14 + Math.max(...classes.map((name, neuron) => context.measureText(rowName(name, neuron)).width));
   const step = stepWidth();
-  bands.forEach(({ rows, top, height: size }, i) => {
-    const pitch = size / rows.length;
-    const mark = Math.max(1, pitch * 0.8);
-    rows.forEach((neuron, row) => {
-      context.fillStyle = colour(i === output && neuron === activity.label ? "label" : "data");
-      for (let t = 0; t < T; t++) {
-        if (spikes[i](t, neuron)) context.fillRect(LEFT + t * step, top + row * pitch, Math.max(0.5, step * 0.7), mark);
-      }
-    });
-  });
+  bands.forEach((band, i) => drawBand(context, band, i, step));
   show();
 }
+
+function drawBand(context, { rows, top, height: size }, i, step) {
+  const pitch = size / rows.length;
+  const mark = Math.max(1, pitch * 0.8);
+  const solid = activity.layers[i].kind === "levels";
+  const width = solid ? step + 0.5 : Math.min(6, Math.max(0.5, step * 0.7));
+  rows.forEach((neuron, row) => {
+    for (let t = 0; t < T; t++) {
+      const value = values[i](t, neuron);
+      if (!value) continue;
+      context.fillStyle = colours[i === output && neuron === labelAt(t) ? "label" : "data"];
+      context.globalAlpha = value;
+      context.fillRect(LEFT + (t + 0.5) * step - width / 2, top + row * pitch, width, solid ? pitch : mark);
+    }
+  });
+  context.globalAlpha = 1;
+}
+
+const fontOf = (size) => `${size}px ${getComputedStyle(document.body).fontFamily}`;
+const rowName = (name, neuron) => (neuron === activity.label ? `${words.label} ${name}` : name);
 
 function stepWidth() {
   return (raster.clientWidth - LEFT) / T;
@@ -76,9 +97,9 @@ function stepWidth() {
 
 function show() {
   const t = Number(slider.value);
-  document.getElementById("now").textContent = `step ${t} of ${T - 1}`;
+  document.getElementById("now").textContent = words["step {t} of {last}"].replace("{t}", t).replace("{last}", T - 1);
   showRaster(t);
-  showImages(t);
+  if (activity.frames) showImages(t);
   showOutput(t);
 }
 
@@ -103,72 +124,80 @@ function showRaster(t) {
 }
 
 function writeLabels(context, width, step) {
-  context.font = `13px ${getComputedStyle(document.body).fontFamily}`;
-  context.fillStyle = colour("ink");
-  context.textAlign = "right";
   context.textBaseline = "middle";
   bands.forEach(({ rows, top, height: size }, i) => {
-    const { name } = activity.layers[i];
-    if (i === output) {
-      const pitch = size / rows.length;
-      rows.forEach((neuron) => {
-        context.fillStyle = colour(neuron === activity.label ? "label" : "ink");
-        const text = neuron === activity.label ? `label ${activity.classes[neuron]}` : activity.classes[neuron];
-        context.fillText(text, LEFT - 8, top + (neuron + 0.5) * pitch);
-      });
-    } else {
-      context.fillText(name, LEFT - 8, top + size / 2 - 9);
-      context.fillText(`${rows.length} ${i === 0 ? "lit pixels" : "neurons"}`, LEFT - 8, top + size / 2 + 9);
-    }
+    const { name, note } = activity.layers[i];
+    context.font = fontOf(12);
+    context.textAlign = "left";
+    context.fillStyle = colour("faint");
+    context.fillText(note ? `${name}: ${note}` : name, 0, top - HEAD / 2);
+    if (i !== output) return;
+    context.textAlign = "right";
+    rows.forEach((neuron) => {
+      context.fillStyle = colour(neuron === activity.label ? "label" : "ink");
+      context.fillText(rowName(classes[neuron], neuron), LEFT - 6, top + ((neuron + 0.5) * size) / rows.length);
+    });
   });
   context.fillStyle = colour("faint");
   context.textAlign = "center";
-  const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((size) => size * step >= 50) ?? 1000;
+  const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((size) => size * step >= 50) ?? 2000;
   for (let t = 0; t < T; t += every) context.fillText(t, LEFT + (t + 0.5) * step, height + 12);
-  context.fillText("time step", LEFT + (width - LEFT) / 2, height + 30);
+  context.fillText(words["time step"], LEFT + (width - LEFT) / 2, height + 30);
 }
 
+const frames = activity.frames && { ...activity.frames, size: activity.frames.height * activity.frames.width };
+const inputAt = frames && reader({ ...frames, kind: "spikes" });
+const still = frames?.still && bytesOf(frames.still);
+const sums = frames && new Float32Array(frames.size);
+let summed = -1; // the last step that is in sums
+
 function showImages(t) {
-  paint("spikes", (pixel) => (spikes[0](t, pixel) ? 255 : pixels[pixel] * 0.2));
-  paint("mean", (pixel) => {
-    let sum = 0;
-    for (let past = 0; past <= t; past++) sum += spikes[0](past, pixel);
-    return (255 * sum) / (t + 1);
-  });
+  paint("spikes", (pixel) => (inputAt(t, pixel) ? 255 : still ? still[pixel] * 0.2 : 0));
+  if (t < summed) {
+    sums.fill(0);
+    summed = -1;
+  }
+  for (; summed < t; summed++) {
+    for (let pixel = 0; pixel < frames.size; pixel++) sums[pixel] += inputAt(summed + 1, pixel);
+  }
+  const full = still ? t + 1 : Math.max(1, ...sums); // events are rare: the busiest pixel is white
+  paint("mean", (pixel) => (255 * sums[pixel]) / full);
 }
 
 /** Fill the canvas `id`, of the image's size, with grey levels from 0 to 255. */
 function paint(id, level) {
   const canvas = document.getElementById(id);
-  [canvas.height, canvas.width] = [activity.image.length, activity.image[0].length];
+  [canvas.height, canvas.width] = [frames.height, frames.width];
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
-  for (let pixel = 0; pixel < pixels.length; pixel++) {
+  for (let pixel = 0; pixel < frames.size; pixel++) {
     const grey = level(pixel);
     image.data.set([grey, grey, grey, 255], 4 * pixel);
   }
   context.putImageData(image, 0, 0);
 }
 
-const table = activity.classes.map((name, neuron) => {
+const table = classes.map(() => {
   const row = document.querySelector("#output tbody").insertRow();
-  const roles = [neuron === activity.label && "label", neuron === activity.prediction && "predicted"].filter(Boolean);
-  row.className = neuron === activity.label ? "label" : "";
-  row.insertCell().textContent = [name, ...roles].join(" ");
-  const [potential, count] = [row.insertCell(), row.insertCell()];
+  const [name, potential] = [row.insertCell(), row.insertCell()];
+  if (!fires) return { row, name, potential };
   const [bar, number] = [document.createElement("span"), document.createElement("span")];
   bar.className = "bar";
-  count.append(bar, number);
-  return { potential, bar, number };
+  row.insertCell().append(bar, number);
+  return { row, name, potential, bar, number };
 });
 
 function showOutput(t) {
-  table.forEach(({ potential, bar, number }, neuron) => {
-    const fires = spikes[output](t, neuron);
-    potential.textContent = activity.potential[t][neuron].toFixed(2) + (fires ? " fires" : "");
-    potential.className = fires ? "fires" : "";
+  table.forEach(({ row, name, potential, bar, number }, neuron) => {
+    const roles = [neuron === labelAt(t) && words.label, neuron === answerAt(t) && words.predicted].filter(Boolean);
+    name.textContent = [classes[neuron], ...roles].join(" ");
+    row.className = neuron === labelAt(t) ? "label" : "";
+    const fired = fires && values[output](t, neuron);
+    potential.textContent = activity.potential[t][neuron].toFixed(2) + (fired ? ` ${words.fires}` : "");
+    potential.className = fired ? "fires" : "";
+    if (!fires) return;
     number.textContent = counts[t][neuron];
-    bar.style.width = `${(100 * counts[t][neuron]) / T}px`;
+    bar.style.width = `${(80 * counts[t][neuron]) / T}px`;
   });
 }
 
@@ -183,15 +212,16 @@ let timer = null;
 function stop() {
   clearInterval(timer);
   timer = null;
-  play.textContent = "Play";
+  play.textContent = words.Play;
 }
 
 play.addEventListener("click", () => {
   if (timer !== null) return stop();
   if (Number(slider.value) === T - 1) moveTo(0);
-  play.textContent = "Pause";
+  play.textContent = words.Pause;
+  const every = Math.max(1, Math.ceil(T / 300)); // steps at a time, so that a long sample doesn't take minutes
   timer = setInterval(() => {
-    moveTo(Number(slider.value) + 1);
+    moveTo(Math.min(T - 1, Number(slider.value) + every));
     if (Number(slider.value) === T - 1) stop();
   }, Math.max(20, 6000 / T));
 });
@@ -209,6 +239,21 @@ for (const name of ["pointerdown", "pointermove"]) {
   });
 }
 
+// Colours of canvases don't follow the scheme by themselves; on paper it is light.
+const colours = {};
+function repaint() {
+  for (const name of ["data", "label"]) colours[name] = colour(name);
+  prepare();
+}
+addEventListener("beforeprint", () => {
+  document.documentElement.dataset.print = "";
+  repaint();
+});
+addEventListener("afterprint", () => {
+  delete document.documentElement.dataset.print;
+  repaint();
+});
+
 // An observer is called at once as well: that is the first drawing.
-new ResizeObserver(prepare).observe(raster.parentElement);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", prepare);
+new ResizeObserver(repaint).observe(raster.parentElement);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
