@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
 
+from fastsnn.records import RunFolder
 from fastsnn.terminal import FAILURE, output
 
 
@@ -86,7 +87,7 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
 
 
 def plot_runs(
-    *runs: Path,
+    *runs: RunFolder,
     what: Annotated[list[str] | None, Parameter(negative=(), converter=_names)] = None,
     sample: int = 0,
     out: Path | None = None,
@@ -99,7 +100,7 @@ def plot_runs(
     Parameters
     ----------
     runs
-        Run folders.
+        Run folders, or latest.
     what
         Figures, as in curves,rates: summary, curves, rates, membrane, traces, raster, weights, confusion, mistakes;
         default all, and curves for several runs.
@@ -123,7 +124,7 @@ def plot_runs(
 
 
 def report_run(
-    run: Path,
+    run: RunFolder,
     /,
     *,
     sample: int = 0,
@@ -135,7 +136,7 @@ def report_run(
     Parameters
     ----------
     run
-        Run folder.
+        Run folder, or latest.
     sample
         Number of the test image whose spikes are shown.
     out

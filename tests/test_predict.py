@@ -47,7 +47,7 @@ def test_the_command(run: Path, file: Path, tmp_path: Path, command: Command) ->
     assert [int(row[1]) for row in rows] == expected.classes.tolist()
     assert [float(value) for value in rows[3][2:]] == pytest.approx(expected.scores[3].tolist(), abs=1e-5)
     out = tmp_path / "new" / "found.json"
-    code, stdout, _ = command("predict", run, "--input", file, "--format", "json", "--out", out, "--best")
+    code, stdout, _ = command("predict", run, "--input", file, "--format", "json", "--out", out, "--checkpoint", "best")
     assert (code, stdout) == (0, "")
     found = json.loads(out.read_text())
     assert found["scores"] == "rate"

@@ -92,13 +92,13 @@ def test_validation_on_the_command_line(tmp_path: Path, command: Command) -> Non
         line = [*arguments(epochs=2, backend="numba", step=step, train_samples=200), "--validation", 0.2]
         code, stdout, stderr = command("train", *line, "--out", run)
         assert (code, stderr) == (0, "")
-        *_, epoch, tested, result = stdout.splitlines()
-        assert "validation loss" in epoch
+        *_, head, _, _, tested, result = stdout.splitlines()
+        assert "val. loss" in head
         assert tested.startswith("test of epoch ")
         assert "test accuracy " in result
         assert "; best validation accuracy " in result
         results.append([float(row["validation_loss"]) for row in metrics(run)])
-        code, stdout, _ = command("eval", run, "--best", "--json")
+        code, stdout, _ = command("eval", run, "--checkpoint", "best", "--json")
         row = next(row for row in metrics(run) if row["test_loss"])
         assert f'"test_loss": {row["test_loss"]},' in stdout
     assert results[0] == pytest.approx(results[1], abs=3e-5)

@@ -97,8 +97,8 @@ def spread(kernel: Callable[..., None], workers: int, *arguments: Any, arrived: 
 class MeasuredWorkers:
     """Whether all workers or one alone are faster, for a kernel whose workers meet often.
 
-    On a busy machine a worker that lost its core delays every meeting, and all of them together are several times slower
-    than one. So both are timed in the first calls, and the slower one again from time to time.
+    On a busy machine a worker that lost its core delays every meeting, and several are slower than one. So both are
+    timed in the first calls, and the slower one again from time to time.
     """
 
     def __init__(self) -> None:
