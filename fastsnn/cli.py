@@ -17,13 +17,13 @@ from cyclopts import App, Parameter
 import fastsnn
 from fastsnn import settings
 from fastsnn.comparison import runs_of, settings_of
-from fastsnn.config import RUN, Config, recorded_config
+from fastsnn.config import PLACE, RUN, Config, recorded_config
 from fastsnn.errors import Interrupted
 from fastsnn.inspection_commands import doctor, plot_runs, report_run, verify
 from fastsnn.option_values import OptionalInteger
 from fastsnn.options import read_yaml
 from fastsnn.records import RunFolder
-from fastsnn.run_commands import compare, runs, show
+from fastsnn.run_commands import compare, evaluate, runs, show
 from fastsnn.sweep import plan, train_all
 from fastsnn.terminal import FAILURE, NO_READER, HelpConsole, TerminalMonitor, errors, output
 from fastsnn.text import printable
@@ -53,6 +53,7 @@ app.command(verify, help_epilogue=_examples("verify --quick", "verify --backend 
 app.command(doctor, help_epilogue=_examples("doctor"))
 app.command(plot_runs, name="plot", help_epilogue=_examples("plot latest", "plot runs/digits --what curves,raster"))
 app.command(report_run, name="report", help_epilogue=_examples("report latest"))
+app.command(evaluate, name="eval", help_epilogue=_examples("eval latest", "eval runs/digits --checkpoint best -T 20"))
 app.command(runs, help_epilogue=_examples("runs", "runs runs/sweep"))
 app.command(compare, help_epilogue=_examples("compare runs/a runs/b", "compare runs/sweep --out accuracy.png"))
 
@@ -138,51 +139,6 @@ def _result(history: "fastsnn.History") -> str:
     return f"{tested}; best validation accuracy {best.accuracy:.2%} (epoch {best.epoch})"
 
 
-@app.command(name="eval", help_epilogue=_examples("eval latest", "eval runs/digits --checkpoint best -T 20"))
-def evaluate(
-    run: RunFolder,
-    /,
-    *,
-    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None,
-    backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
-    device: str | None = None,
-    data_dir: Path | None = None,
-    checkpoint: Literal["last", "best"] = "last",
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> None:
-    """Loss and accuracy of a run's checkpoint on the test set.
-
-    Parameters
-    ----------
-    run
-        Run folder, or latest.
-    T
-        Time steps per sample; default the run's.
-    backend
-        Implementation; default the one that the run was trained with.
-    device
-        cpu, cuda or cuda:N; default the run's.
-    data_dir
-        Folder of the data sets; default the run's.
-    checkpoint
-        last.pt, or best.pt: the best epoch, as chosen on the validation set if there is one.
-    as_json
-        Print one JSON object.
-    """
-    with output.status("evaluating"):
-        result = fastsnn.evaluate(
-            run, T=T, backend=backend, device=device, data_dir=data_dir, best=checkpoint == "best"
-        )
-    if as_json:
-        output.out(json.dumps(result))
-        return
-    steps = f" and {result['steps']} steps of the next" if result["steps"] else ""
-    output.print(
-        f"epoch {result['epoch']}{steps}: test loss {result['test_loss']:.5f}, test accuracy "
-        f"{result['test_accuracy']:.2%} ({result['backend']} on {result['device']}, {result['test_seconds']:.2f} s)"
-    )
-
-
 @app.command(help_epilogue=_examples("predict latest --input images.npz --out classes.csv"))
 def predict(
     run: RunFolder,
@@ -266,7 +222,8 @@ def _base_options(arguments: dict[str, Any]) -> dict[str, Any]:
     if run and file:
         raise ValueError("--config and --resume exclude each other: a run goes on with its own config.yaml")
     if run:
-        return recorded_config(run).to_dict() if (run / "config.yaml").is_file() else {}
+        recorded = recorded_config(run).to_dict() if (run / "config.yaml").is_file() else {}
+        return {name: value for name, value in recorded.items() if name not in PLACE}  # a run goes on where it is
     if not file:
         return {}
     try:

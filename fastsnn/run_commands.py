@@ -1,18 +1,65 @@
-"""The commands that look at several runs: runs and compare."""
+"""The commands that measure and list runs: eval, runs and compare."""
 
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
 from fastsnn.comparison import Setting, draw, runs_of, settings_of, text
+from fastsnn.option_values import OptionalInteger
 from fastsnn.records import RUNS, Record, RunFolder, find_runs
 from fastsnn.terminal import output
+
+
+def evaluate(
+    run: RunFolder,
+    /,
+    *,
+    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None,
+    backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
+    device: str | None = None,
+    data_dir: Path | None = None,
+    checkpoint: Literal["last", "best"] = "last",
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Loss and accuracy of a run's checkpoint on the test set.
+
+    Parameters
+    ----------
+    run
+        Run folder, or latest.
+    T
+        Time steps per sample; default the run's.
+    backend
+        Implementation; default the one that the run was trained with.
+    device
+        cpu, cuda or cuda:N; default the run's.
+    data_dir
+        Folder of the data sets; default the run's.
+    checkpoint
+        last.pt, or best.pt: the best epoch, as chosen on the validation set if there is one.
+    as_json
+        Print one JSON object.
+    """
+    import fastsnn
+
+    with output.status("evaluating"):
+        result = fastsnn.evaluate(
+            run, T=T, backend=backend, device=device, data_dir=data_dir, best=checkpoint == "best"
+        )
+    if as_json:
+        output.out(json.dumps(result))
+        return
+    steps = f" and {result['steps']} steps of the next" if result["steps"] else ""
+    output.print(
+        f"epoch {result['epoch']}{steps}: test loss {result['test_loss']:.5f}, test accuracy "
+        f"{result['test_accuracy']:.2%} ({result['backend']} on {result['device']}, {result['test_seconds']:.2f} s)"
+    )
 
 
 def runs(folder: Path = RUNS, /, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
