@@ -153,27 +153,19 @@ def test_an_interruption_leaves_nobody_behind(where: str, before: bool, monkeypa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user, whose threads can be limited")
-@pytest.mark.parametrize(
-    ("limit", "code", "said"),
-    [
-        (1, 1, "can't start new thread; is there a limit, as of `ulimit -u`?"),
-        (2, 0, "1 of 2 CPU threads could be started (can't start new thread): computing on 1"),
-    ],
-)
-def test_a_real_limit_of_threads(limit: int, code: int, said: str, server: Server, tmp_path: Path) -> None:
+def test_a_real_limit_of_threads(server: Server, tmp_path: Path) -> None:
     options = {"backend": "numba", "threads": 2, "epochs": 1}
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         command = ["train", *arguments(**options), "--out", f"{name}/run"]
-        child = server.start(Path(name), *command, user=65534, thread_limit=limit)
-        assert child.wait(20) == code, child.stderr()
+        child = server.start(Path(name), *command, user=65534, thread_limit=1)
+        assert child.wait(20) == 0, child.stderr()
         output = child.stdout() + child.stderr()
-        assert said in output
+        assert "1 of 2 CPU threads could be started (can't start new thread): computing on 1" in output
         assert "Traceback" not in output
         assert child.stderr().strip().count("\n") == 0
-        if not code:
-            whole = fastsnn.train(small(tmp_path / "whole", **options)).run
-            assert_same_run(Path(name) / "run", whole)
+        whole = fastsnn.train(small(tmp_path / "whole", **options)).run
+        assert_same_run(Path(name) / "run", whole)
 
 
 def test_the_faster_number_of_workers_is_taken_and_looked_for_again() -> None:

@@ -21,7 +21,9 @@ for name in ("fork", "getuid", "geteuid", "sched_getaffinity", "sched_yield", "s
 platform.system = lambda: {system!r}
 sys.platform = {platform!r}
 """
-IMPORTED_BEFORE = "import cyclopts, filelock, matplotlib.figure, numba, pkgutil, rich.progress, sklearn.datasets, torch, yaml"
+IMPORTED_BEFORE = (
+    "import cyclopts, filelock, matplotlib.figure, numba, pkgutil, rich.progress, sklearn.datasets, torch, yaml"
+)
 """Packages of others look at the system for themselves."""
 
 IMPORT_ALL = """
@@ -32,7 +34,6 @@ for module in pkgutil.walk_packages(fastsnn.__path__, "fastsnn."):
 """
 
 TRAIN = """
-from torch.utils import tensorboard
 sys.argv = ["fastsnn", "train", "--dataset", "digits", "--train-samples", "64", "--test-samples", "20", "-T", "4",
             "--epochs", "1", "--backend", "numba", "--threads", "1", "--out", "run"]
 from fastsnn.cli import main

@@ -20,6 +20,7 @@ from fastsnn.errors import RunFolderError
 from fastsnn.files import missing, remove_empty
 from fastsnn.monitor import COLUMNS, EpochMetrics
 from fastsnn.text import printable
+from fastsnn.training.events import EventFile
 
 CHANGEABLE_ON_RESUME = ("epochs", "lr", "data_dir", *PLACE)
 LEFT_OPEN = {
@@ -50,7 +51,7 @@ class Run:
         self.given: dict[str, str] | None = None
         """What the folder can't make again: network and data that were given to ``fastsnn.fit``."""
         self._lock = FileLock(path / ".lock") if writable else None
-        self._writer: Any = None
+        self._events: EventFile | None = None
         self._new_folders: list[Path] = []
 
     @classmethod
@@ -121,8 +122,8 @@ class Run:
 
     def __exit__(self, *exception: object) -> None:
         with suppress(OSError):
-            if self._writer is not None:
-                self._writer.close()
+            if self._events is not None:
+                self._events.close()
         if self._lock is not None:
             self._lock.release()
             with suppress(OSError):
@@ -143,11 +144,8 @@ class Run:
             remove_empty([self.path / "plots"])
         self._write("config.yaml", yaml.safe_dump(self._recorded() | {"environment": environment}, sort_keys=False))
         self._write("metrics.csv", _csv(history))
-        # Importing TensorBoard takes a second: not before something is written to it.
-        from torch.utils.tensorboard import SummaryWriter
-
         with self._explained("TensorBoard's events"):
-            self._writer = SummaryWriter(str(self.path), purge_step=len(history) + 1)  # type: ignore[no-untyped-call]
+            self._events = EventFile(self.path, len(history) + 1)
 
     def save(self, state: dict[str, Any], history: list[EpochMetrics], best: bool = False) -> None:
         """Write last.pt, from which the run goes on; the history in it is what metrics.csv is made from.
@@ -182,11 +180,10 @@ class Run:
         """Write numbers of an epoch (default all that it has) for TensorBoard."""
         columns = row.columns()
         epoch = columns.pop("epoch")
+        given = {name: value for name, value in columns.items() if value is not None and name in (names or columns)}
+        assert self._events is not None
         with self._explained("TensorBoard's events"):
-            for name, value in columns.items():
-                if value is not None and name in (names or columns):
-                    self._writer.add_scalar(name.replace("_", "/", 1), value, epoch)
-            self._writer.flush()
+            self._events.scalars({name.replace("_", "/", 1): value for name, value in given.items()}, epoch)
 
     def _recorded(self) -> dict[str, Any]:
         """The options that belong to the run, wherever it is put and from wherever it is resumed."""
@@ -208,10 +205,6 @@ class Run:
             raise RunFolderError(f"can't write {path}: {error.strerror or error}{kept}") from error
         except UnicodeEncodeError as error:
             raise RunFolderError(f"can't write {path}: it takes names in UTF-8 only; rename the folder") from error
-        except RuntimeError as error:  # TensorBoard writes in a thread of its own
-            if "thread" not in str(error):
-                raise
-            raise RunFolderError(f"can't write {path}: {error}; is there a limit, as of `ulimit -u`?") from error
 
 
 def _check_place(path: Path, changes: FitConfig) -> None:
