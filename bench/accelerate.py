@@ -1,69 +1,96 @@
-"""What ``fastsnn.accelerate`` gains on a SpikingJelly network: ``python -m bench.accelerate`` in the repository's root.
+"""What ``fastsnn.accelerate`` gains on SpikingJelly networks: ``python -m bench.accelerate`` in the repository's root.
 
-A 784-800-10 network of SpikingJelly 0.0.0.0.14 in multi-step mode, forward and backward on T = 100 steps of a batch of
-64, before and after it was converted: alternated rounds, medians, and that both compute the same.
+A training step (forward, backward) of each network before and after it was converted, in interleaved rounds: the median
+time of each, and the median of the rounds' ratios. Both compute the same, which is checked first. Results go to
+bench/results/accelerate.
 """
 
+import argparse
 import copy
+import json
 import statistics
 import time
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
-from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 import fastsnn
-from bench import machine
+from bench import machine, public_networks
+from bench.results import FOLDER
 
-T, BATCH, SIZES, ROUNDS = 100, 64, (784, 800, 10), 9
+T, BATCH = 100, 64
 
 
-def network() -> nn.Sequential:
+def tutorial(sizes: tuple[int, ...] = (784, 800, 10)) -> tuple[nn.Module, Tensor]:
+    """784-800-10 on a batch of MNIST's density, T = 100."""
+    from spikingjelly.activation_based import layer
+
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(SIZES):
-        layers += [layer.Linear(inputs, outputs, bias=False), neuron.LIFNode(2.0, surrogate_function=surrogate.ATan())]
-    net = nn.Sequential(*layers)
+    parts = [[layer.Linear(a, b, bias=False), public_networks.lif()] for a, b in pairwise(sizes)]
+    net = nn.Sequential(*(part for pair in parts for part in pair))
     functional.set_step_mode(net, "m")
     with torch.no_grad():
         for weight in net.parameters():
             weight.mul_(6)  # a fair share of the neurons fires
-    return net
+    return net, (torch.rand(T, BATCH, sizes[0]) < 0.2).float()
 
 
-def step(net: nn.Module, x: Tensor, device: torch.device) -> tuple[float, Tensor, list[Tensor]]:
-    """Seconds, firing rates, and the gradients of the weights."""
+def step(net: nn.Module, x: Tensor, device: torch.device) -> tuple[float, Tensor]:
+    """Seconds of a training step, and the output."""
     net.zero_grad(set_to_none=True)
     started = time.perf_counter()
-    rates = net(x).mean(0)
-    rates.square().sum().backward()
+    output = net(x)
+    output.square().mean().backward()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
     functional.reset_net(net)
-    return seconds, rates.detach(), [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    return seconds, output.detach()
+
+
+def measure(make: Callable[[], tuple[nn.Module, Tensor]], rounds: int, device: torch.device) -> dict[str, Any]:
+    """Times in seconds, the ratio, and how many outputs differ."""
+    net, x = make()
+    original, x = net.to(device), x.to(device)
+    converted, report = fastsnn.accelerate(copy.deepcopy(original))
+    seconds: list[list[float]] = []
+    for i in range(rounds + 1):
+        (before, expected), (after, found) = step(original, x, device), step(converted, x, device)
+        if i:  # the first round compiles
+            seconds.append([before, after])
+    return {
+        "report": [str(row) for row in report],
+        "original_seconds": statistics.median(pair[0] for pair in seconds),
+        "accelerated_seconds": statistics.median(pair[1] for pair in seconds),
+        "times": statistics.median(before / after for before, after in seconds),
+        "outputs_that_differ": float((found != expected).float().mean()),
+        "rounds": rounds,
+    }
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.accelerate", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--width", type=int, default=32, help="of the public networks")
+    parser.add_argument("--only", default="", metavar="NAME")
+    options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    original = network().to(device)
-    converted, report = fastsnn.accelerate(copy.deepcopy(original))
-    x = (torch.rand(T, BATCH, SIZES[0], device=device) < 0.2).float()
-    seconds: dict[str, list[float]] = {"SpikingJelly": [], "accelerated": []}
-    for i in range(ROUNDS + 1):
-        results = [step(net, x, device) for net in (original, converted)]
-        if i:  # the first round compiles
-            for times, (elapsed, _, _) in zip(seconds.values(), results, strict=True):
-                times.append(elapsed)
-    (_, rates, expected), (_, found_rates, found) = results
-    spikes = (rates - found_rates).abs().max().item() * T
-    error = max(float(torch.linalg.norm(a - b) / torch.linalg.norm(a)) for a, b in zip(expected, found, strict=True))
-    medians = [statistics.median(times) for times in seconds.values()]
-    print(machine.describe(device, quick=False)["device"], *report, sep="\n  ")
-    print("  ".join(f"{name} {median * 1e3:.1f} ms" for name, median in zip(seconds, medians, strict=True)))
-    print(f"{medians[0] / medians[1]:.1f} times as fast")
-    print(f"firing rate {rates.mean():.2f}, spike counts differ by {spikes:.0f}, gradients by {error:.1e}")
+    subjects: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {"784-800-10, T=100, B=64": tutorial}
+    for name in public_networks.NETWORKS:
+        subjects[name] = lambda name=name: public_networks.build(name, width=options.width)  # type: ignore[misc]
+    found = {}
+    for name, make in subjects.items():
+        if options.only in name:
+            found[name] = measure(make, options.rounds, device)
+            print(f"{name}: {found[name]['times']:.2f} times", *found[name]["report"], sep="\n    ", flush=True)
+    described = machine.describe(device, quick=False)
+    path = FOLDER / "accelerate" / f"{machine.slug(described['device'])}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"machine": described, "width": options.width, "networks": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastsnn.kernels.packed import PackedSpikes
     from fastsnn.monitor import Monitor
     from fastsnn.networks import TimeDistributed
+    from fastsnn.nir import from_nir, to_nir
     from fastsnn.nn import LinearLIF, Recurrent, Spiking
     from fastsnn.training import History, Predictions, evaluate, fit, load, predict, train
 
@@ -51,6 +52,7 @@ __all__ = [
     "direct_encode",
     "evaluate",
     "fit",
+    "from_nir",
     "latency_encode",
     "linear",
     "load",
@@ -58,6 +60,7 @@ __all__ = [
     "predict",
     "recurrent",
     "scan",
+    "to_nir",
     "train",
 ]
 
@@ -72,6 +75,7 @@ _MODULES = {
     "monitor": ("Monitor",),
     "nn": ("LinearLIF", "Recurrent", "Spiking"),
     "networks": ("TimeDistributed",),
+    "nir": ("from_nir", "to_nir"),
     "training": ("History", "Predictions", "evaluate", "fit", "load", "predict", "train"),
 }
 

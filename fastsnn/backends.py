@@ -58,16 +58,16 @@ def resolve(
     operation: str = "linear",
     size: int = 0,
 ) -> Backend:
-    """The backend ``name`` (or ``auto``) for these neurons on ``device``.
+    """The backend ``name`` (or ``auto``) for these neurons on ``device``; torch in an export, as to ONNX.
 
     Raises ValueError for an unknown name or for neurons that the backend declines, BackendUnavailable if it can't run
     here.
     """
     reason = _transformed()
     if reason is not None and name != "torch":
-        if name != "auto":
+        if name != "auto" and reason != _EXPORTED:
             raise ValueError(f"backend {name} cannot compute this: {reason}; use backend torch")
-        _say_that_torch_is_taken(reason)
+        _say_that_torch_is_taken(name, reason)
         return load("torch")
     # The neuron by its key: torch.compile of torch before 2.8 can't hand on a frozen dataclass.
     key = _LIF.key if neuron is None else neuron.key
@@ -75,21 +75,22 @@ def resolve(
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _say_that_torch_is_taken(reason: str) -> None:
-    say_once(f"backend auto takes torch: {reason}")
+def _say_that_torch_is_taken(name: str, reason: str) -> None:
+    say_once(f"backend {name} takes torch: {reason}")
 
 
+_EXPORTED = "only torch's own operators can be exported, as to ONNX"
 _TELLS_EXPORT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
-"""torch.compile of torch before 2.8 takes every compilation for an export."""
+"""torch.compile of torch before 2.8 takes all compilations for exports; its flag tells all but strict ones."""
 
 
 def _transformed() -> str | None:
     """Why only plain torch can compute what is called now; None if any backend may."""
-    exported = "only torch's own operators can be exported, as to ONNX"
     if torch.compiler.is_compiling():
-        return exported if _TELLS_EXPORT and torch.compiler.is_exporting() else None
+        exports = torch.compiler.is_exporting() if _TELLS_EXPORT else torch.compiler._is_exporting_flag
+        return _EXPORTED if exports else None
     if torch.onnx.is_in_onnx_export():
-        return exported
+        return _EXPORTED
     if torch._C._are_functorch_transforms_active():
         return "only torch's own operators can be transformed by torch.func (grad, vmap, jvp)"
     return None

@@ -19,7 +19,7 @@ from fastsnn import settings
 from fastsnn.comparison import runs_of, settings_of
 from fastsnn.config import PLACE, RUN, Config, recorded_config
 from fastsnn.errors import Interrupted
-from fastsnn.inspection_commands import doctor, plot_runs, report_run, verify
+from fastsnn.inspection_commands import doctor, export_run, plot_runs, report_run, verify
 from fastsnn.option_values import OptionalInteger
 from fastsnn.options import read_yaml
 from fastsnn.records import RunFolder
@@ -54,6 +54,7 @@ app.command(doctor, help_epilogue=_examples("doctor"))
 app.command(plot_runs, name="plot", help_epilogue=_examples("plot latest", "plot runs/digits --what curves,raster"))
 app.command(report_run, name="report", help_epilogue=_examples("report latest"))
 app.command(evaluate, name="eval", help_epilogue=_examples("eval latest", "eval runs/digits --checkpoint best -T 20"))
+app.command(export_run, name="export", help_epilogue=_examples("export latest model.nir"))
 app.command(runs, help_epilogue=_examples("runs", "runs runs/sweep"))
 app.command(compare, help_epilogue=_examples("compare runs/a runs/b", "compare runs/sweep --out accuracy.png"))
 

@@ -1,4 +1,4 @@
-"""The commands that look at machines and runs: verify, doctor, plot and report."""
+"""The commands that look at machines and runs: verify, doctor, plot, report and export."""
 
 import json
 import sys
@@ -148,4 +148,31 @@ def report_run(
 
     with output.status("computing and drawing"):
         file = write_report(run, sample=sample, out=out, data_dir=data_dir)
+    output.print(str(file), markup=False, emoji=False)
+
+
+def export_run(
+    run: RunFolder,
+    file: Path,
+    /,
+    *,
+    dt: float = 1e-4,
+    checkpoint: Literal["last", "best"] = "last",
+) -> None:
+    """Write the trained network of a run as a NIR graph, which other tools and chips read.
+
+    Parameters
+    ----------
+    run
+        Run folder, or latest.
+    file
+        The graph, as model.nir.
+    dt
+        Seconds of a time step; the graph's time constants are in seconds.
+    checkpoint
+        last.pt or best.pt.
+    """
+    from fastsnn.nir import write_run
+
+    write_run(run, file, dt=dt, best=checkpoint == "best")
     output.print(str(file), markup=False, emoji=False)

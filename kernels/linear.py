@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.packed import PackedSpikes, carrier_for
-from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, refuse_second_derivative, sum_to
+from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, sum_to, without_second_derivative
 
 
 @torch.library.custom_op("fastsnn::linear", mutates_args=())
@@ -127,12 +127,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(
     ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _: Any, grad_carrier: Tensor | None
 ) -> tuple[Any, ...]:
-    refuse_second_derivative(ctx.given[-1])
     kept, x, weight, state, *parameters = ctx.saved_tensors
     of_x, of_weight, of_bias, of_state, of_carrier, *_ = ctx.needs_input_grad
-    grad_x, grad_weight, grad_bias, grad_state, grad_rows = linear_backward_op(
-        grad_carrier if ctx.pack else grad_output, grad_final, kept, x, weight, state, parameters,
-        [of_x or of_carrier, of_weight, of_bias], ctx.x_dtype, *ctx.given,
+    grad_x, grad_weight, grad_bias, grad_state, grad_rows = without_second_derivative(
+        ctx.given[-1],
+        linear_backward_op(
+            grad_carrier if ctx.pack else grad_output, grad_final, kept, x, weight, state, parameters,
+            [of_x or of_carrier, of_weight, of_bias], ctx.x_dtype, *ctx.given,
+        ),
+        (x, weight, state),
     )  # fmt: skip
     return (
         grad_x if of_x else None,

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastsnn.kernels.linear import as_last_axis, as_three_axes
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.packed import PackedSpikes, carrier_for
-from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, refuse_second_derivative, sum_to
+from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, sum_to, without_second_derivative
 
 
 @torch.library.custom_op("fastsnn::recurrent", mutates_args=())
@@ -137,12 +137,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(
     ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _: Any, grad_carrier: Tensor | None
 ) -> tuple[Any, ...]:
-    refuse_second_derivative(ctx.given[-1])
     kept, output, x, weight, recurrent_weight, state, initial, *parameters = ctx.saved_tensors
     of_x, of_weight, of_bias, of_recurrent, of_state, of_initial, of_carrier, *_ = ctx.needs_input_grad
-    grad_x, grad_weight, grad_bias, grad_recurrent, grad_state, grad_initial, grad_rows = recurrent_backward_op(
-        grad_carrier if ctx.pack else grad_output, grad_final, kept, output, x, weight, recurrent_weight, state,
-        initial, parameters, [of_x or of_carrier, of_weight, of_bias], ctx.x_dtype, *ctx.given,
+    grad_x, grad_weight, grad_bias, grad_recurrent, grad_state, grad_initial, grad_rows = without_second_derivative(
+        ctx.given[-1],
+        recurrent_backward_op(
+            grad_carrier if ctx.pack else grad_output, grad_final, kept, output, x, weight, recurrent_weight, state,
+            initial, parameters, [of_x or of_carrier, of_weight, of_bias], ctx.x_dtype, *ctx.given,
+        ),
+        (x, weight, recurrent_weight, state, initial),
     )  # fmt: skip
     return (
         grad_x if of_x else None,

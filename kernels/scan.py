@@ -118,10 +118,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _: Any) -> tuple[Any, ...]:
-    refuse_second_derivative(ctx.given[2])
     current, state, kept, *parameters = ctx.saved_tensors
-    grad_current, grad_state, grad_rows = scan_backward_op(
-        grad_output, grad_final, current, state, kept, parameters, *ctx.given
+    grad_current, grad_state, grad_rows = without_second_derivative(
+        ctx.given[2],
+        scan_backward_op(grad_output, grad_final, current, state, kept, parameters, *ctx.given),
+        (current, state),
     )
     grad_values = [sum_to(row, shape) for row, shape in zip(grad_rows, ctx.value_shapes, strict=True)]
     none = [None] * len(parameters)
@@ -131,10 +132,35 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _
 scan_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def refuse_second_derivative(backend: str) -> None:
-    """Raise RuntimeError in a backward pass with ``create_graph``: its gradients would count as constants."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(f"backend {backend} has no second derivative (create_graph=True); use backend torch")
+def without_second_derivative(backend: str, grads: Sequence[Any], inputs: Sequence[Tensor | None]) -> list[Any]:
+    """The gradients; with ``create_graph`` such that to differentiate them again raises RuntimeError.
+
+    Without this they would count as constants. inputs: what was saved of the operation's inputs; if a graph is made and
+    none of them needs a gradient, the error comes at once.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return list(grads)
+    leaves = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    if not leaves:
+        raise RuntimeError(_no_second_derivative(backend))
+    return [grad if grad is None else _Once.apply(backend, grad, *leaves) for grad in grads]
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that can't be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: str, grad: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.backend = backend
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> Any:  # type: ignore[override]
+        raise RuntimeError(_no_second_derivative(ctx.backend))
+
+
+def _no_second_derivative(backend: str) -> str:
+    return f"backend {backend} has no second derivative (create_graph=True); use backend torch"
 
 
 def sum_to(grad: Tensor, shape: torch.Size) -> Tensor:

@@ -84,7 +84,7 @@ for name, options in {
     "detached": {"detach_reset": True},
     "half": {"dtype": torch.float16, "full": False},
     "odd": {"n": (1 << 20) + 3},
-    "bf16_split": {"state": True},
+    "parts": {"state": True},
     "learnt": {"learnt": True},
 }.items():
     case(f"scan-{name}", lambda sm, options=options: run_scan(**options))

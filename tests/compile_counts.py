@@ -14,8 +14,8 @@ from fastsnn.kernels.rate_classifier.parameters import Parameters
 from fastsnn.kernels.rate_classifier.triton.encode import PixelIndex
 from fastsnn.kernels.rate_classifier.triton.launch import Plan, Problem
 from fastsnn.kernels.triton import bf16_split, philox
-from fastsnn.kernels.triton.scan import scan_forward
-from tests.compile_cases import empty
+from fastsnn.kernels.triton.scan import scan_backward, scan_forward
+from tests.compile_cases import empty, run_gradients, run_linear, run_recurrent
 from tests.compile_targets import recording
 
 
@@ -41,6 +41,18 @@ def try_backend() -> None:
 def encode(T: int, batch: int, stream: int, epoch: int) -> None:
     images, ids = empty(batch, 784, dtype=torch.uint8), empty(batch, dtype=torch.int64)
     philox.poisson_spikes(images, T, 2**63 + 1, epoch, stream, ids, False)
+
+
+def layer(T: int, batch: int, sizes: tuple[int, int] = (800, 784)) -> None:
+    """A training step of a linear layer, less the library's products, and one of a recurrent layer."""
+    N, K = sizes
+    run_linear(torch.uint8, T=T, B=batch, N=N, K=K, bias=False)
+    run_gradients(90, torch.uint8, T, batch, N, K)
+    neuron = compile_neuron(LIF())
+    grad, states = empty(T, batch * N), empty(1, batch * N)
+    parts = empty(3, T, batch * N, dtype=torch.bfloat16)
+    scan_backward(neuron, grad, None, empty(1, T, batch * N), {}, parts, states, empty(0, batch * N), states[0])
+    run_recurrent(T=T, B=batch, N=N)
 
 
 def main() -> None:
@@ -70,6 +82,11 @@ def main() -> None:
         for T, batch, stream, epoch in ((100, 64, 0, 1), (1, 1, 1, 0), (500, 33, 1, 2**32 - 1)):
             encode(T, batch, stream, epoch)
         note("encoding")
+        layer(100, 64)
+        note("layers")
+        for T, batch in ((90, 64), (1, 64), (100, 33), (128, 1), (77, 7)):
+            layer(T, batch)
+        note("T and batch of layers")
     print(json.dumps(counts))
 
 

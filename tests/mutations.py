@@ -28,8 +28,10 @@ NO_OP = "no-op"
 TIME_LIMIT = 300
 """Seconds of processor time for the tests of one mutation: a busy machine changes nothing."""
 TESTS = {
+    "language": "tests/test_language.py::test_the_others_are_within_their_stated_error",
     "neurons": "tests/test_family.py::test_same_as_the_source",
     "numba-recurrent": "tests/test_recurrent.py",
+    "triton-recurrent": "tests/test_recurrent.py",
     "numba-spike-products": "tests/test_spike_products.py",
     "torch-philox": "tests/test_philox.py",
     "triton-philox": "tests/test_triton_philox.py",

@@ -12,9 +12,17 @@ from fastsnn import LIF, Neuron
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.scan import scan_op
+from fastsnn.kernels.triton import bf16_split
 
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 """Where Triton kernels run: on the CPU in the interpreter."""
+
+needs_bf16_products = pytest.mark.skipif(
+    bf16_split.capability(DEVICE) < 80, reason="products of bf16 parts need a GPU of sm_80 or newer"
+)
+
+SAME_ORDER = bf16_split.INTERPRETED or bf16_split.capability(DEVICE) not in (80, 86, 89, 120)
+"""Whether the tiles of spikes and of fp32 numbers are the same in Triton: on these GPUs numbers take more memory."""
 
 BACKENDS = ("triton", "numba")
 """The backends with kernels of fastsnn's own."""
@@ -201,3 +209,13 @@ class Guarded:
             assert not untouched[4096:-4096].any(), f"{inner.numel()} elements of {inner.dtype}: some were not written"
             assert untouched[:4096].all()
             assert untouched[-4096:].all()
+
+
+def same_gradients(names: Sequence[str], actual: Sequence[Tensor], expected: Sequence[Tensor], backend: str) -> None:
+    """The same bits where a backend sums spikes and fp32 numbers in one order, else within C4."""
+    same = contract.same_bits if backend == "numba" or SAME_ORDER else _within_c4
+    contract.require(*(same(*row) for row in zip(names, actual, expected, strict=True)))
+
+
+def _within_c4(name: str, actual: Tensor, expected: Tensor) -> contract.Measurement:
+    return contract.gradient_error(name, actual.cpu(), expected.cpu().double())

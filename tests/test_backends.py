@@ -158,7 +158,7 @@ def test_every_backend_has_what_the_protocol_asks_for() -> None:
 
 
 def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) -> None:
-    """torch.func, torch.export and second derivatives: ``auto`` takes torch, and a backend by name refuses."""
+    """torch.func, second derivatives: ``auto`` takes torch, a backend by name refuses; an export always takes torch."""
     x, weight = (torch.rand(6, 3, 5) < 0.5).float(), torch.rand(4, 5)
 
     def mean(w: torch.Tensor, backend: str = "auto") -> torch.Tensor:
@@ -170,10 +170,12 @@ def test_what_only_torch_can_do_goes_to_torch(caplog: pytest.LogCaptureFixture) 
     assert "backend auto takes torch" in caplog.text
     with pytest.raises(ValueError, match=r"backend numba cannot compute this: .*torch.func.*; use backend torch"):
         torch.func.grad(lambda w: mean(w, "numba"))(weight)
-    if torch.__version__ >= (2, 8):  # before, an export can't be told from a compilation
-        program = torch.export.export(fastsnn.LinearLIF(5, 4), (x,))
+    for backend in ("auto", "numba"):
+        program = torch.export.export(fastsnn.LinearLIF(5, 4, backend=backend), (x,), strict=False)
         assert "fastsnn" not in str(program.graph)
+    (first,) = torch.autograd.grad(mean(leaf, "numba"), leaf, create_graph=True)
+    torch.testing.assert_close(first, expected)
     with pytest.raises(RuntimeError, match=r"backend numba has no second derivative .*; use backend torch"):
-        torch.autograd.grad(mean(leaf, "numba"), leaf, create_graph=True)
+        torch.autograd.grad(first.square().sum(), leaf)
     (first,) = torch.autograd.grad(mean(leaf, "torch"), leaf, create_graph=True)
     assert torch.autograd.grad(first.square().sum(), leaf)[0].abs().sum() > 0

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from neuron_cases import DEVICE
+from neuron_cases import DEVICE, needs_bf16_products
 from torch import Tensor
 
 from fastsnn.kernels import contract
@@ -11,11 +11,6 @@ from fastsnn.kernels.triton.linear_forward import choose_tile
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (130, 67, 131), (7, 129, 300)]
 """M, N and K: one, odd, over one tile in each direction."""
-
-
-needs_bf16_products = pytest.mark.skipif(
-    bf16_split.capability(DEVICE) < 80, reason="products of parts need a GPU of sm_80 or newer"
-)
 
 
 def random(*shape: int) -> Tensor:

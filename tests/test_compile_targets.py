@@ -91,3 +91,6 @@ def test_what_a_run_compiles() -> None:
     assert counts["data sets"] == []
     assert set(counts["T"]) <= {"step_kernel"}
     assert counts["encoding"] == ["poisson_kernel"]
+    # A layer's tile depends on T and B, and a product's on whether its T * B rows are aligned; the loops on neither.
+    assert set(counts["T and batch of layers"]) == {"linear_forward_kernel", "matmul_kernel"}
+    assert len(counts["T and batch of layers"]) <= 5, counts

@@ -6,19 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from neuron_cases import DEVICE, OPCHECK, leaves
+from neuron_cases import DEVICE, OPCHECK, SAME_ORDER, leaves
 from torch import Tensor, nn
 
 import fastsnn
 from fastsnn import LinearLIF, PackedSpikes, linear
 from fastsnn.kernels import contract, packed, philox
-from fastsnn.kernels.triton import bf16_split
 
 BACKENDS = [("torch", "auto"), ("triton", "fused"), ("triton", "library")] + [("numba", "auto")] * (
     DEVICE.type == "cpu"
 )
-SAME_ORDER = bf16_split.INTERPRETED or bf16_split.capability(DEVICE) not in (80, 86, 89, 120)
-"""Whether the tiles of packed and of fp32 spikes are the same: on these GPUs fp32 numbers take more of its memory."""
 STEPS = [1, 31, 32, 33, 131]
 T, B, K, N = 37, 3, 9, 21
 

@@ -64,3 +64,9 @@ def test_a_run_on_the_cpu_trains(tmp_path: Path) -> None:
     assert "digits: best test accuracy" in done.stdout
     assert "epoch 1: test loss" in done.stdout
     assert "run" in done.stdout.splitlines()[-1]
+
+
+def test_importing_everything_warns_of_nothing(tmp_path: Path) -> None:
+    program = "import fastsnn\nfor name in fastsnn.__all__: getattr(fastsnn, name)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -9,7 +9,7 @@ from typing import Any
 import numba
 import pytest
 import torch
-from neuron_cases import device_of, gradients, leaves
+from neuron_cases import device_of, gradients, leaves, same_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -227,8 +227,11 @@ def test_packed_spikes_in_and_out(backend: str) -> None:
         assert isinstance(output, PackedSpikes) == packed
         dense = output.unpack() if packed else output
         found.append((dense, state["output"], *gradients((dense,), list(inputs.values()), grad)))
-    names = ("output", "last output", *values)
-    contract.require(*(contract.same_bits(*row) for row in zip(names, *found[::-1], strict=True)))
+    (plain, last, *expected), (packed_output, packed_last, *grads) = found
+    contract.require(
+        contract.same_bits("output", packed_output, plain), contract.same_bits("last output", packed_last, last)
+    )
+    same_gradients(list(values), grads, expected, backend)
 
 
 @every

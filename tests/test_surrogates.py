@@ -147,7 +147,7 @@ EXPONENTIAL = Surrogate(
 @pytest.mark.parametrize("backend", ["torch", *BACKENDS])
 def test_a_surrogate_is_one_row(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Added to the table, neurons take it and every backend computes it."""
-    with pytest.raises(ValueError, match="surrogate is 'trial'.*; allowed: atan, "):
+    with pytest.raises(ValueError, match=r"surrogate is 'trial'.*; allowed: atan, "):
         LIF(surrogate="trial")
     monkeypatch.setitem(SURROGATES, EXPONENTIAL.name, EXPONENTIAL)
     assert LIF(surrogate="trial").alpha == 3.0

@@ -66,7 +66,7 @@ class StoredSource:
 
     Args:
         name: of the data set.
-        parts: the samples of each split; a split may be absent.
+        parts: the samples of each split, all on one device; a split may be absent.
         shape: of one sample at one time step.
         classes: number of classes.
         T: time steps of ``x``; None for images, whose ``encoder`` makes them.
@@ -89,7 +89,7 @@ class StoredSource:
     ) -> None:
         self.name, self.parts, self.shape, self.classes = name, parts, tuple(shape), classes
         self.T, self.packed, self.scale, self.encoder = T, packed, scale, encoder
-        self.device = torch.device("cpu")
+        self.device = next((part.x.device for part in parts.values()), torch.device("cpu"))
         self.per_step = any(part.y.dim() > 1 for part in parts.values())
 
     def __repr__(self) -> str:

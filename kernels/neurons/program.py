@@ -80,11 +80,22 @@ class CompiledNeuron:
         self, parameters: Mapping[str, Tensor], backward: bool = False
     ) -> tuple[tuple[float, ...], list[Tensor]]:
         """What a kernel is given: its scalars, in double precision, and its rows, which may still be broadcast."""
-        nodes = self.backward_constants if backward else self.forward_constants
-        values = _evaluate(nodes, self.neuron, parameters)
-        learns = [_uses(node, self.learnt) for node in nodes]
-        scalars = tuple(value.item() for value, row in zip(values, learns, strict=True) if not row)
-        return scalars, [value for value, row in zip(values, learns, strict=True) if row]
+        scalars, nodes = self._backward_parts if backward else self._forward_parts
+        return scalars, _evaluate(nodes, self.neuron, parameters) if nodes else []
+
+    @cached_property
+    def _forward_parts(self) -> tuple[tuple[float, ...], list[Value]]:
+        return self._parts(self.forward_constants)
+
+    @cached_property
+    def _backward_parts(self) -> tuple[tuple[float, ...], list[Value]]:
+        return self._parts(self.backward_constants)
+
+    def _parts(self, constants: tuple[Value, ...]) -> tuple[tuple[float, ...], list[Value]]:
+        """The values of the constants that are numbers, which are the same at every call, and the others."""
+        rows = [node for node in constants if _uses(node, self.learnt)]
+        scalars = [node for node in constants if not _uses(node, self.learnt)]
+        return tuple(value.item() for value in _evaluate(scalars, self.neuron, {})), rows
 
 
 def compiled(key: str, learnt: tuple[str, ...] = ()) -> CompiledNeuron:

@@ -18,16 +18,18 @@ from fastsnn.kernels.triton.program import device_function
 from fastsnn.kernels.triton.scan import constants, load_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "kept_T"])
 def linear_forward_kernel(
     x_ptr, weight_ptr, bias_ptr, state_ptr, current_ptr, kept_ptr, output_ptr, final_ptr, rows_ptr,
-    T, B, N, K, weight_K, width, part, stride_weight, stride_state, stride_kept, scalars, rest,
+    T, kept_T, B, N, K, weight_K, width, part, stride_weight, scalars, rest,
     STEP: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, ROWS_LEARNT: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, PACK: tl.constexpr,
     LEFT_EXACT: tl.constexpr, PARTS: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
     SAMPLES: tl.constexpr, STEPS: tl.constexpr, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """SAMPLES samples and BLOCK_N neurons over T <= STEPS time steps; N of an output row's ``width`` neurons.
+
+    What is kept has ``kept_T`` steps. A change of T or B compiles nothing, as rows are aligned by their width alone.
 
     ``current_ptr`` is memory for the fp32 currents [T, B, width]: that of what is kept first, or of an fp32 output.
     """
@@ -54,14 +56,14 @@ def linear_forward_kernel(
     lane_b = pid_b * SAMPLES + tl.arange(0, SAMPLES)
     lanes = lane_b.to(tl.int64)[:, None] * width + offs_n[None, :]
     mask_lanes = (lane_b < B)[:, None] & mask_n
-    stride_t = tl.cast(B, tl.int64) * width
+    stride_t = tl.cast(B, tl.int64) * width  # between steps, and between states
     if HAS_STATE:
-        state = load_rows(state_ptr, stride_state, lanes, mask_lanes, STATES)
+        state = load_rows(state_ptr, stride_t, lanes, mask_lanes, STATES)
     else:
         state = ()
         for k in tl.static_range(STATES):
             state += (tl.zeros((SAMPLES, BLOCK_N), tl.float32) + rest[k],)
-    learnt = load_rows(rows_ptr, stride_state, lanes, mask_lanes, ROWS_LEARNT, 1.0)  # a step may divide by them
+    learnt = load_rows(rows_ptr, stride_t, lanes, mask_lanes, ROWS_LEARNT, 1.0)  # a step may divide by them
     for start in range(0, T, GROUP):
         currents = ()
         for i in tl.static_range(GROUP):
@@ -74,7 +76,7 @@ def linear_forward_kernel(
             mask_t = mask_lanes & (offs_n < tl.where(start + i < T, N, 0))[None, :]
             results = STEP((currents[i],) + state, scalars, learnt)
             for k in tl.static_range(KEPT):
-                kept = kept_ptr + tl.cast(k, tl.int64) * stride_kept + (start + i) * stride_t + lanes
+                kept = kept_ptr + (tl.cast(k, tl.int64) * kept_T + start + i) * stride_t + lanes
                 tl.store(kept, results[1 + STATES + k], mask=mask_t)
             if PACK:
                 word |= ((results[0] != 0.0) & mask_t).to(tl.int32) << i
@@ -88,7 +90,7 @@ def linear_forward_kernel(
             mask_t = mask_lanes & (offs_n < tl.where(start < T, N, 0))[None, :]
             tl.store(output_ptr + (start // 32) * stride_t + lanes, word, mask=mask_t)
     for k in tl.static_range(STATES):
-        tl.store(final_ptr + tl.cast(k, tl.int64) * stride_state + lanes, state[k], mask=mask_lanes)
+        tl.store(final_ptr + k * stride_t + lanes, state[k], mask=mask_lanes)
 
 
 def linear_forward(
@@ -128,8 +130,8 @@ def linear_forward(
                     x[chunk], right, weight if bias is None else bias[neurons],
                     final if initial is None else initial[:, :, neurons], current, kept_chunk, out,
                     final[:, :, neurons], rows[:, :, neurons],
-                    min(steps, T - t), B, right.shape[-2], K, right.shape[-1], N, right.stride(0), right.stride(-2),
-                    B * N, T * B * N, scalars, neuron.neuron.rest(),
+                    min(steps, T - t), T, B, right.shape[-2], K, right.shape[-1], N, right.stride(0), right.stride(-2),
+                    scalars, neuron.neuron.rest(),
                     STEP=device_function(neuron.forward), STATES=neuron.states,
                     KEPT=0 if kept is None else neuron.kept, ROWS_LEARNT=neuron.forward.rows,
                     HAS_BIAS=bias is not None, HAS_STATE=initial is not None, PACK=packed,

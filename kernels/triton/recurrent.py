@@ -111,7 +111,7 @@ def backward_loop(
     with device_guard(kept):
         recurrent_backward_kernel[_grid(B, N, options)](
             upstream, kept, right, rows, grad, grad_state, grad_rows, grad_state if total is None else total,
-            T, B, N, *_strides(right), (T + 1) * B * N, *upstream.stride(), scalars,
+            T, B, N, *_strides(right), *upstream.stride(), scalars,
             STEP=device_function(neuron.backward), STATES=neuron.states, KEPT=neuron.kept,
             ROWS_LEARNT=neuron.backward.rows, LEARNT=len(neuron.learnt_constants), SUM=int(total is not None),
             LEFT_EXACT=options["PARTS"] == 1, **options,

@@ -13,7 +13,7 @@ from fastsnn.kernels.triton.bf16_split import multiply, split3
 from fastsnn.kernels.triton.scan import load_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B"])
 def recurrent_forward_kernel(
     current_ptr, recurrent_ptr, ring_ptr, state_ptr, kept_ptr, output_ptr, rows_ptr,
     T, B, N, width, part, scalars,
@@ -56,8 +56,7 @@ def recurrent_forward_kernel(
             if PACK:
                 words = output_ptr + tl.cast(t // 32, tl.int64) * stride + lanes
                 word = tl.load(words, mask=mask & ((word + t) % 32 != 0), other=0)
-            # If several threads hold one lane, all must have read before one of them writes over what they read.
-            tl.debug_barrier()
+            # A lane is one thread's: a tile has at least as many lanes as threads.
             results = STEP((current,) + state, scalars, learnt)
             tl.store(ring_ptr + t % 2 * stride + lanes, results[0], mask=mask)
             if PACK:
@@ -72,10 +71,10 @@ def recurrent_forward_kernel(
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B"])
 def recurrent_backward_kernel(
     grad_output_ptr, kept_ptr, recurrent_ptr, rows_ptr, grad_ptr, grad_state_ptr, grad_rows_ptr, total_ptr,
-    T, B, N, width, part, grad_part, stride_grad_t, stride_grad_b, stride_grad_n, scalars,
+    T, B, N, width, part, stride_grad_t, stride_grad_b, stride_grad_n, scalars,
     STEP: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, ROWS_LEARNT: tl.constexpr, LEARNT: tl.constexpr,
     DIAGONAL: tl.constexpr, SUM: tl.constexpr,
     LEFT_EXACT: tl.constexpr, PARTS: tl.constexpr, ROUNDED: tl.constexpr, OPERAND: tl.constexpr,
@@ -91,6 +90,7 @@ def recurrent_backward_kernel(
     mask_b = (offs_b < B)[:, None]
     samples = offs_b.to(tl.int64)[:, None] * N
     stride = tl.cast(B, tl.int64) * N
+    grad_part = (T + 1) * stride
     first, last = 0, N
     if DIAGONAL:
         first = tl.program_id(1) * BLOCK_N
@@ -122,8 +122,6 @@ def recurrent_backward_kernel(
             learnt = load_rows(rows_ptr, stride, lanes, mask, ROWS_LEARNT, 1.0)  # a step may divide by them
             sums = load_rows(grad_rows_ptr, stride, lanes, mask, LEARNT)
             total = load_rows(total_ptr, stride, lanes, mask, SUM)
-            # As in the forward pass: read by all before it is written over.
-            tl.debug_barrier()
             results = STEP(history + (upstream.to(tl.float32) + back,) + grad_state, scalars, learnt)
             if PARTS == 1:
                 tl.store(out + lanes, results[0], mask=mask)

@@ -27,7 +27,7 @@ def load_rows(ptr, stride, offs, mask, COUNT: tl.constexpr, OTHER: tl.constexpr 
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def scan_forward_kernel(
     current_ptr, state_ptr, output_ptr, final_ptr, kept_ptr, rows_ptr,
     T, n, stride_current_t, stride_current_n, scalars, rest,
@@ -76,7 +76,7 @@ def scan_forward_kernel(
         tl.store(final_ptr + tl.cast(k, tl.int64) * n + offs, state[k], mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def scan_backward_kernel(
     grad_output_ptr, grad_final_ptr, kept_ptr, rows_ptr, grad_current_ptr, grad_state_ptr, grad_rows_ptr, total_ptr,
     T, n, stride_grad_t, stride_grad_n, scalars,

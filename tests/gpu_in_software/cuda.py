@@ -179,6 +179,7 @@ def replacements(target: Target) -> dict[str, Any]:
         "get_device_properties": lambda *_: found,
         "get_arch_list": lambda: [target.name],
         "is_bf16_supported": lambda *_, **__: target.sm >= 80,
+        "set_sync_debug_mode": LOG.set_sync_debug_mode,
         "synchronize": lambda *_: LOG.synchronizations.update(["synchronize"]),
         "current_stream": lambda *_: stream,
         "default_stream": lambda *_: stream,

@@ -31,6 +31,8 @@ class Log:
     """torch's operations on tensors on the card, by name: each is at least one launch."""
     synchronizations: Counter[str] = field(default_factory=Counter)
     """What made the host wait for the card."""
+    waits_forbidden: bool = False
+    """An operation of torch that makes the host wait is an error: ``torch.cuda.set_sync_debug_mode("error")``."""
     rewrite: Callable[[str, str | None], str] | None = None
     """Changes the PTX of a launch, given with the kernel's name."""
     keep: Callable[[Report], None] | None = None
@@ -47,6 +49,16 @@ class Log:
         self.faults += report.faults
         if self.keep:
             self.keep(report)
+
+    def wait(self, operation: str) -> None:
+        """Note that an operation of torch made the host wait. Raises RuntimeError where that is forbidden."""
+        if self.waits_forbidden:
+            raise RuntimeError(f"called a synchronizing CUDA operation ({operation})")
+        self.synchronizations[operation] += 1
+
+    def set_sync_debug_mode(self, mode: int | str) -> None:
+        """``torch.cuda.set_sync_debug_mode``; a warning is left out."""
+        self.waits_forbidden = mode in ("error", 2)
 
     def work(self, launch: Callable[[], object]) -> None:
         """Make a launch, or add it to the CUDA graph that is being captured."""

@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "gpu_in_software.md"
 OUTCOMES = ("passed", "skipped", "failed", "error")
 TARGETS = ("sm_61", "sm_80", "sm_89", "sm_90")
 FILES = (
-    "test_scan", "test_linear", "test_recurrent", "test_recurrent_layer", "test_planes", "test_packed",
+    "test_scan", "test_linear", "test_recurrent", "test_recurrent_layer", "test_bf16_split", "test_packed",
     "test_triton_philox", "test_rate_step", "test_forced_kernels", "test_nn", "test_spikingjelly_gpu",
 )  # fmt: skip
 """Of tests/: those whose kernels run on a GPU."""

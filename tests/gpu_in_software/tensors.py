@@ -5,6 +5,7 @@ hosts; operators that a library registered run with the kernel that is for CUDA.
 error that it is on a card. Beneath Python the device is the CPU: only so does autograd need no CUDA.
 """
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ class _ToCard(torch.autograd.Function):
 class _ToHost(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        LOG.synchronizations["copy to the host"] += 1
+        LOG.wait("copy to the host")
         return tensor.host.clone()
 
     @staticmethod
@@ -206,7 +207,7 @@ def dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name in ("_local_scalar_dense", "equal", "is_nonzero"):
         return out
     if name == "copy_" and not isinstance(args[0], CardTensor):
-        LOG.synchronizations["copy to the host"] += 1
+        LOG.wait("copy to the host")
         return args[0]
     cards = [leaf for leaf in leaves if isinstance(leaf, CardTensor)]
     fresh = name in UNWRITTEN
@@ -257,7 +258,7 @@ def unwritten(host: Tensor) -> CardTensor:
     """New memory whose every byte is poison."""
     storage = host.untyped_storage()
     if host.numel() and host.layout == torch.strided:
-        torch.empty(0, dtype=torch.uint8).set_(storage).fill_(0xFF)
+        ctypes.memset(storage.data_ptr(), 0xFF, storage.nbytes())
     return CardTensor(host, Defined(storage.nbytes()))
 
 
@@ -272,6 +273,6 @@ def _check_devices(name: str, leaves: list[Tensor]) -> None:
 
 def _count(func: Any, name: str) -> None:
     if name == "_local_scalar_dense" or name in ("equal", "nonzero", "masked_select", "_unique2", "is_nonzero"):
-        LOG.synchronizations[name] += 1
+        LOG.wait(name)
     if not func.is_view and name not in NO_LAUNCH and name not in UNWRITTEN:
         LOG.operations[name] += 1

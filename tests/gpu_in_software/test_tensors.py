@@ -109,3 +109,15 @@ def test_arguments_of_a_kernel() -> None:
     with pytest.raises(NotImplementedError, match="argument x of type nvTmaDesc"):
         raw_bits("x", "nvTmaDesc", None)
     assert list(flatten(("i32", ("fp32", "constexpr")), (1, (2.0, 3)))) == [("i32", 1), ("fp32", 2.0), ("constexpr", 3)]
+
+
+def test_a_wait_can_be_forbidden() -> None:
+    x = CardTensor(torch.ones(3))
+    LOG.set_sync_debug_mode("error")
+    try:
+        x + 1
+        with pytest.raises(RuntimeError, match="synchronizing CUDA operation"):
+            x.sum().item()
+    finally:
+        LOG.set_sync_debug_mode("default")
+    assert x.sum().item() == 3

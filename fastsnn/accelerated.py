@@ -1,0 +1,266 @@
+"""What SpikingJelly's layers become by ``accelerate``: the same objects, of a subclass whose many steps are fused.
+
+A layer keeps its class as its base, its attributes, hooks, parameters and memories. What is set later is obeyed, and
+what the fused kernels can't do runs in SpikingJelly's own loop, with a notice. Tests: ``tests/test_conversion.py``.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import layer, neuron, surrogate
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules import module as torch_module
+from torch.utils._pytree import tree_map_only
+
+from fastsnn.functional import linear, recurrent, scan
+from fastsnn.kernels.neurons import IF, LIF, PLIF, SURROGATES, Neuron
+from fastsnn.notices import say_once
+
+NODES: dict[type, Callable[..., Neuron]] = {neuron.LIFNode: LIF, neuron.IFNode: IF, neuron.ParametricLIFNode: PLIF}
+"""SpikingJelly's neuron -> fastsnn's."""
+_SURROGATES = {
+    getattr(surrogate, row.spikingjelly): name
+    for name, row in SURROGATES.items()
+    if row.spikingjelly and hasattr(surrogate, row.spikingjelly)
+}
+_COSMETIC = {"__init__", "__repr__", "__str__", "extra_repr", "__doc__", "__module__", "__annotations__", "__dict__"}
+_COSMETIC |= {"__weakref__", "__slots__", "__static_attributes__", "__firstlineno__", "__hash__"}
+
+
+def known_base(cls: type, known: Iterator[type] | dict[Any, Any]) -> type | None:
+    """The class of ``known`` whose methods ``cls`` has, all of them: itself or a subclass that overrides nothing."""
+    for base in known:
+        if issubclass(cls, base):
+            parents = cls.__mro__[: cls.__mro__.index(base)]
+            changed = {name for parent in parents for name in vars(parent)} - _COSMETIC
+            if not any(hasattr(base, name) for name in changed):
+                return base
+    return None
+
+
+def neuron_refusal(node: Any) -> str | None:
+    """Why a SpikingJelly neuron, as it is now, can't run on the fused kernels, in one sentence; None if it can."""
+    original = original_class(type(node))
+    if known_base(original, NODES) is None:
+        names = ", ".join(cls.__name__ for cls in NODES)
+        if any(issubclass(original, cls) for cls in NODES):
+            return f"it is a {original.__name__} with methods of its own; allowed: {names} as they are"
+        return f"it is a {original.__name__}; allowed: {names}"
+    function = node.surrogate_function
+    if known_base(type(function), _SURROGATES) is None:
+        names = ", ".join(cls.__name__ for cls in _SURROGATES)
+        return f"its surrogate is {type(function).__name__}; allowed: {names} as they are"
+    if not function.spiking:
+        return "its surrogate does not spike (spiking=False)"
+    if node.store_v_seq:
+        return "it stores v_seq, which the fused kernels do not"
+    if node.backend != "torch":
+        return f"its own backend is {node.backend!r}; allowed: 'torch'"
+    try:
+        neuron_of(node)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def neuron_of(node: Any) -> tuple[Neuron, dict[str, Tensor]]:
+    """The neuron with the attributes that ``node`` has now, and those that are tensors, by name."""
+    base = known_base(original_class(type(node)), NODES)
+    assert base is not None
+    function = node.surrogate_function
+    options = {name: getattr(node, name) for name in ("v_threshold", "v_reset", "detach_reset")}
+    if base is not neuron.IFNode:
+        options["decay_input"] = node.decay_input
+    if base is neuron.LIFNode:
+        options["tau"] = node.tau
+    tensors = {name: value for name, value in options.items() if isinstance(value, Tensor)}
+    if base is neuron.ParametricLIFNode:
+        tensors["w"] = node.w
+    # A tensor's place is taken by a value that is allowed: a look at it would wait for the device.
+    stand_ins = {"v_threshold": max(1.0, 1.0 + (node.v_reset or 0.0)), "tau": 2.0}
+    options |= {name: stand_ins[name] for name in tensors if name in stand_ins}
+    surrogate_base = known_base(type(function), _SURROGATES)
+    assert surrogate_base is not None
+    name = _SURROGATES[surrogate_base]
+    return _made(NODES[base], (*options.items(), ("surrogate", name), ("alpha", float(function.alpha)))), tensors
+
+
+@lru_cache(maxsize=1024)
+def _made(make: Callable[..., Neuron], options: tuple[tuple[str, Any], ...]) -> Neuron:
+    return make(**dict(options))
+
+
+class Accelerated:
+    """What the subclasses have in common; ``accelerated_by`` is the backend of fastsnn that was asked for."""
+
+    accelerated_by: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (original_class(type(self)),), self.__dict__
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return self.__reduce__()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, accelerated_by={self.accelerated_by!r}"  # type: ignore[misc]
+
+
+class Node(Accelerated):
+    """A neuron whose many steps are one fused scan."""
+
+    def multi_step_forward(self: Any, x: Tensor) -> Tensor:
+        reason = neuron_refusal(self)
+        if reason is None and not isinstance(x, _Deferred) and (x.dim() < 2 or not x.is_floating_point()):
+            reason = f"its input is {x.dtype} {list(x.shape)}; allowed: floating point [T, ...]"
+        if reason is not None:
+            if self.backend == "torch":
+                say_once(f"{original_class(type(self)).__name__} runs in SpikingJelly's own loop: {reason}")
+            return super().multi_step_forward(x)  # type: ignore[misc,no-any-return]
+        chosen, tensors = neuron_of(self)
+        if isinstance(x, _Deferred) and x.product is None:
+            weight, bias = x.layer.weight, x.layer.bias
+            batched = x.input if x.input.dim() > 2 else x.input.unsqueeze(1)
+            state = state_of(self, (*x.input.shape[1:-1], len(weight)), weight, chosen)
+            if state is not None and x.input.dim() == 2:
+                state = {name: value.unsqueeze(0) for name, value in state.items()}
+            spikes, last = linear(batched, weight, bias, chosen, state, parameters=tensors, backend=self.accelerated_by)
+            if x.input.dim() == 2:
+                spikes, last = spikes.squeeze(1), {name: value.squeeze(0) for name, value in last.items()}
+        else:
+            x = x.value() if isinstance(x, _Deferred) else x
+            state = state_of(self, x.shape[1:], x, chosen)
+            spikes, last = scan(x, chosen, state, parameters=tensors, backend=self.accelerated_by)
+        self.v = last["v"].clone()  # of its own memory: detach_() works on no view
+        return as_of_a_node(spikes)
+
+
+class Recurrent(Accelerated):
+    """A ``LinearRecurrentContainer`` whose many steps are one fused recurrent layer."""
+
+    def multi_step_forward(self: Any, x: Tensor) -> Tensor:
+        inner, node = contained(self)
+        if node is None or (reason := neuron_refusal(node)) is not None:
+            say_once(f"LinearRecurrentContainer runs in SpikingJelly's own loop: {reason if node else 'its module'}")
+            return super().multi_step_forward(x)  # type: ignore[misc,no-any-return]
+        weight, bias = self.rc.weight, self.rc.bias
+        if inner is not None:  # one product after the other is one
+            bias = inner.bias if bias is None else F.linear(bias, inner.weight, inner.bias)
+            weight = inner.weight @ weight
+        K = weight.shape[1] - self.sub_module_out_features
+        chosen, tensors = neuron_of(node)
+        shape = (*x.shape[1:-1], len(weight))
+        state = state_of(node, shape, weight, chosen)
+        if self.y is not None or state is not None:
+            zeros = torch.zeros(shape, dtype=torch.float32, device=x.device)
+            rest = dict(zip(chosen.states, chosen.rest(), strict=True))
+            state = state or {name: torch.full_like(zeros, value) for name, value in rest.items()}
+            state = {**state, "output": zeros if self.y is None else self.y.to(zeros.dtype)}
+        spikes, last = recurrent(
+            x, weight[:, :K], weight[:, K:], bias, chosen, state, parameters=tensors, backend=self.accelerated_by
+        )
+        assert isinstance(spikes, Tensor)
+        node.v, self.y = last["v"].clone(), last["output"].to(spikes.dtype).clone()
+        return as_of_a_node(spikes)
+
+
+def contained(container: Any) -> tuple[nn.Linear | None, Any]:
+    """The linear layer, if there is one, and the neuron of a recurrent container; no neuron if it holds others."""
+    module = container.sub_module
+    parts = list(module) if type(module) is nn.Sequential else [module]
+    if isinstance(parts[-1], neuron.BaseNode) and parts[-1].step_mode == "s":
+        if len(parts) == 1:
+            return None, parts[0]
+        first = parts[0]
+        if len(parts) == 2 and isinstance(first, nn.Linear) and is_plain_linear(first):
+            return first, parts[1]
+    return None, None
+
+
+class DeferringLinear(Accelerated):
+    """A linear layer that leaves its product to the neuron behind it; whatever else takes its output computes it."""
+
+    nodes: tuple[nn.Module, ...]
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hooked = _has_hooks(self) or any(_has_hooks(node) or node.step_mode != "m" for node in self.nodes)
+        if hooked or torch.compiler.is_compiling() or type(x) is not Tensor or x.dim() < 2:
+            return super().forward(x)  # type: ignore[misc,no-any-return]
+        return _Deferred(x, self)
+
+
+class _Deferred(Tensor):
+    """The product of ``input`` and ``layer``, which is computed when something other than a neuron asks for it."""
+
+    input: Tensor
+    layer: nn.Linear
+    product: Tensor | None
+
+    @staticmethod
+    def __new__(cls, x: Tensor, layer: nn.Linear) -> "_Deferred":
+        made: _Deferred = Tensor._make_subclass(cls, torch.empty(0))
+        made.input, made.layer, made.product = x, layer, None
+        return made
+
+    def value(self) -> Tensor:
+        if self.product is None:
+            self.product = F.linear(self.input, self.layer.weight, self.layer.bias)
+        return self.product
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(_Deferred, _Deferred.value, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(own) or torch_module._has_any_global_hook()
+
+
+def is_plain_linear(module: object) -> bool:
+    """Whether a module computes what ``nn.Linear`` computes; SpikingJelly's ``layer.Linear`` adds a step mode."""
+    return known_base(original_class(type(module)), {layer.Linear: 0, nn.Linear: 0}) is not None
+
+
+def state_of(node: Any, shape: tuple[int, ...], like: Tensor, chosen: Neuron) -> dict[str, Tensor] | None:
+    """The potential of a SpikingJelly neuron as a state [*shape]; None at rest. Raises ValueError for another shape."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if not isinstance(node.v, Tensor):
+        if node.v == chosen.rest()[0]:
+            return None
+        return {"v": torch.full(tuple(shape), node.v, dtype=dtype, device=like.device)}
+    if node.v.shape != torch.Size(shape):
+        found, wanted = list(node.v.shape), list(shape)
+        raise ValueError(
+            f"the membrane potential has shape {found} from the call before, the input asks for {wanted}; "
+            "call functional.reset_net(net) between batches"
+        )
+    return {"v": node.v.to(dtype)}
+
+
+def as_of_a_node(spikes: Tensor) -> Tensor:
+    """Spikes in the dtype that a SpikingJelly neuron gives them: under autocast fp32."""
+    half = spikes.dtype in (torch.float16, torch.bfloat16)
+    return spikes.float() if half and torch.is_autocast_enabled(spikes.device.type) else spikes
+
+
+def original_class(cls: type) -> type:
+    """SpikingJelly's (or the user's) class of an accelerated one."""
+    return next((base for base in cls.__mro__ if not issubclass(base, Accelerated)), cls)
+
+
+@cache
+def accelerated_class(cls: type) -> type:
+    """The accelerated subclass of a neuron's, a recurrent container's or a linear layer's class."""
+    if issubclass(cls, neuron.BaseNode):
+        kind: type = Node
+    else:
+        kind = Recurrent if issubclass(cls, layer.LinearRecurrentContainer) else DeferringLinear
+    return type(cls.__name__, (kind, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+
+
+def _rebuilt(cls: type) -> Any:
+    return object.__new__(accelerated_class(cls))
