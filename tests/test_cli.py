@@ -87,7 +87,7 @@ USAGE = [
     ("train --dataset digits --backend torch --step fused", "step fused", "backend is torch", "--step auto"),
     ("eval", "RUN", "requires an argument"),
     ("eval run --backend jax", "--backend", '"jax"', '"torch"'),
-    ("evaluate run", '"evaluate"', "train, eval"),
+    ("evaluate run", '"evaluate"', 'Did you mean "eval"?'),
     ("--fast", '"--fast"'),
 ]
 FAILURES = [

@@ -29,7 +29,7 @@ IMPORTED_BEFORE = (
 IMPORT_ALL = """
 import fastsnn
 for module in pkgutil.walk_packages(fastsnn.__path__, "fastsnn."):
-    if not any(part in module.name for part in (".triton", "__main__", "cupy", "spikingjelly")):
+    if not any(part in module.name for part in (".triton", "__main__", "cupy", "spikingjelly", "accelerated")):
         __import__(module.name)
 """
 
