@@ -142,16 +142,26 @@ def _machine(found: Results) -> str:
 
 
 def _behind(found: Results) -> list[str]:
-    """Where ours is not the fastest."""
-    lines = []
+    """Where ours is not the fastest, or not by more than its measurements scatter."""
+    behind, close = [], []
     for case in found.cases():
         own = found.ours(case)
         for row in found.of(case):
-            if own and row.seconds and not row.ours and statistics.median(ratios(row, own)) < 1:
-                lines.append(f"- {case}: {row.label} needs {statistics.median(ratios(row, own)):.2f} times our time")
-    if not lines:
-        return ["Ours is ahead of every peer in every case.", ""]
-    return ["Where ours is behind:", "", *lines, ""]
+            if not own or not row.seconds or row.ours:
+                continue
+            compared = ratios(row, own)
+            middle, (low, high) = statistics.median(compared), quartiles(compared)
+            if middle < 1:
+                behind.append(f"- {case}: {row.label} needs {middle:.2f} times our time")
+            elif low < 1:
+                close.append(f"- {case}: {row.label} needs {middle:.2f} ({low:.2f} to {high:.2f}) times our time")
+    lines = ["Where ours is behind:", "", *behind, ""] if behind else []
+    if close:
+        lines += ["Where the quartiles reach below 1, so that neither is clearly ahead:", "", *close, ""]
+    if not behind:
+        where = "case but these" if close else "case"
+        lines = [f"Ours is ahead of every peer in every {where}.", "", *lines]
+    return lines
 
 
 def _table(found: Results, case: str, titled: bool) -> list[str]:

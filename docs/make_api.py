@@ -5,6 +5,7 @@ import inspect
 import re
 import textwrap
 from pathlib import Path
+from typing import get_type_hints
 
 import fastsnn
 
@@ -50,10 +51,13 @@ def _fields(thing: object) -> list[str]:
     assert isinstance(thing, type)
     classes = [base for base in thing.__mro__ if dataclasses.is_dataclass(base)]
     source = "\n".join(inspect.getsource(base) for base in classes)
+    hints = get_type_hints(thing, include_extras=True)
+    extras = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
     rows = ["| field | default | |", "| --- | --- | --- |"]
     for field in dataclasses.fields(thing):  # type: ignore[arg-type]
         match = re.search(rf'^    {field.name}: .*?(?:\n    """(.+?)"""|\n    \w)', source, re.DOTALL | re.MULTILINE)
         text = " ".join(_markdown(match[1] or "").split()) if match else ""
+        text = text or next((extra.help for extra in extras[field.name] if getattr(extra, "help", None)), "")
         default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
         rows.append(f"| `{field.name}` | {default} | {text} |")
     return [*rows, ""]

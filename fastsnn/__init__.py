@@ -1,5 +1,6 @@
 """fastsnn: train spiking neural networks at the speed of the machine."""
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from fastsnn.nn import LinearLIF, Recurrent, Spiking
     from fastsnn.snntorch import from_snntorch
     from fastsnn.training import History, Predictions, evaluate, fit, load, predict, train
+
+if sys.version_info < (3, 10):  # noqa: UP036 - a checkout is also run without having been installed
+    sys.exit(f"fastsnn needs Python 3.10 or newer, and this is {sys.version.split()[0]}: make a venv with a newer one")
 
 __version__ = "0.1.0"
 if not Path(__file__).with_name("kernels").is_dir():

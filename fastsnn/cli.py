@@ -16,30 +16,49 @@ from cyclopts import App, Parameter
 
 import fastsnn
 from fastsnn import settings
-from fastsnn.config import Config, recorded_config
+from fastsnn.comparison import runs_of, settings_of
+from fastsnn.config import PLACE, RUN, Config, recorded_config
 from fastsnn.errors import Interrupted
 from fastsnn.inspection_commands import doctor, export_run, verify
 from fastsnn.option_values import OptionalInteger
 from fastsnn.options import read_yaml
 from fastsnn.picture_commands import demo, plot_runs, report_run
+from fastsnn.records import RunFolder
+from fastsnn.run_commands import compare, evaluate, runs, show
+from fastsnn.sweep import plan, train_all
 from fastsnn.terminal import FAILURE, NO_READER, HelpConsole, TerminalMonitor, errors, output
 from fastsnn.text import printable
 
 app = App(
     name="fastsnn",
-    help="Train spiking neural networks of LIF neurons at the speed of the machine.",
-    help_epilogue="An error is one line; --debug shows where it came from.",
+    help="Train spiking neural networks at the speed of the machine.",
+    help_epilogue="Start with `fastsnn train`; each command has examples in its --help. An error is one line; --debug "
+    "shows where it came from.",
+    help_format="plaintext",
     version=fastsnn.__version__,
     console=HelpConsole(),
 )
 app.register_install_completion_command()
 
-app.command(verify)
-app.command(doctor)
-app.command(plot_runs, name="plot")
-app.command(report_run, name="report")
+_ERRORS = "An error is one line; --debug shows where it came from."
+
+
+def _examples(*lines: str) -> str:
+    """What stands below a command's options in its help."""
+    return "\n".join(
+        [f"Example{'s' if len(lines) > 1 else ''}:", *(f"  fastsnn {line}" for line in lines), "", _ERRORS]
+    )
+
+
+app.command(verify, help_epilogue=_examples("verify --quick", "verify --backend numba --json machine.json"))
+app.command(doctor, help_epilogue=_examples("doctor"))
+app.command(plot_runs, name="plot", help_epilogue=_examples("plot latest", "plot runs/digits --what curves,raster"))
+app.command(report_run, name="report", help_epilogue=_examples("report latest", "report runs/digits --checkpoint best"))
+app.command(evaluate, name="eval", help_epilogue=_examples("eval latest", "eval runs/digits --checkpoint best -T 20"))
 app.command(demo)
-app.command(export_run, name="export")
+app.command(export_run, name="export", help_epilogue=_examples("export latest model.nir"))
+app.command(runs, help_epilogue=_examples("runs", "runs runs/sweep"))
+app.command(compare, help_epilogue=_examples("compare runs/a runs/b", "compare runs/sweep --out accuracy.png"))
 
 USAGE_ERROR = 2
 
@@ -58,23 +77,32 @@ _SPIKINGJELLY = {
 }
 
 
-@app.command
+@app.command(
+    help_epilogue=_examples(
+        "train",
+        "train --dataset digits --hidden 100 --epochs 40 --validation 0.1 --plot",
+        "train --dataset digits --sweep tau=1.5,2,4 seed=0,1,2 --name tau",
+    )
+)
 def train(
     *,
     config: Annotated[Config | None, Parameter(name="*")] = None,
-    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    resume: Path | None = None,
-    plot: Annotated[bool, Parameter(negative=())] = False,
-    workers: Annotated[int | None, Parameter(name="-j")] = None,
+    config_file: Annotated[Path | None, Parameter(name="--config"), RUN] = None,
+    resume: Annotated[RunFolder | None, RUN] = None,
+    sweep: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=()), RUN] = None,
+    plot: Annotated[bool, Parameter(negative=()), RUN] = False,
+    workers: Annotated[int | None, Parameter(name="-j"), RUN] = None,
 ) -> None:
-    """Train a network of LIF neurons and save the run.
+    """Train a spiking neural network and save the run.
 
     Parameters
     ----------
     config_file
         YAML file of options, such as a run's config.yaml; options given here go on top.
     resume
-        Run folder to go on with.
+        Run folder to go on with, or latest.
+    sweep
+        Train a run for each combination of values, as in tau=1.5,2,4 T=20,100 seed=0,1,2, and compare them.
     plot
         Draw the run's figures when it is done, as `fastsnn plot` does.
     workers
@@ -84,11 +112,24 @@ def train(
         output.print("-j is not needed: the data set lives on the device, and there are no worker processes")
     if os.environ.get("RANK", "0") != "0":
         output.quiet = True  # one process of a torchrun speaks
+    if sweep:
+        if resume or plot:
+            raise ValueError(f"--sweep and --{'resume' if resume else 'plot'} exclude each other")
+        _sweep(config or Config(), sweep)
+        return
     with TerminalMonitor(output) as monitor:
         history = fastsnn.train(config, resume=resume, monitor=monitor)
-    output.print(f"{_result(history)}; saved in {history.run}", markup=False, emoji=False)
+    output.print(f"{history.dataset}: {_result(history)}; saved in {history.run}", markup=False, emoji=False)
     if plot and not output.quiet:
         _plot_after_training(history.run)
+
+
+def _sweep(config: Config, texts: list[str]) -> None:
+    """Train every combination, then show what `fastsnn compare` does."""
+    folder, planned = plan(config, texts)
+    train_all(folder, planned, lambda: TerminalMonitor(output), lambda text: output.print(text, markup=False))
+    if not output.quiet:
+        show(settings_of(runs_of([run.out for run in planned if run.out])), folder / "compare.png")
 
 
 def _result(history: "fastsnn.History") -> str:
@@ -101,52 +142,9 @@ def _result(history: "fastsnn.History") -> str:
     return f"{tested}; best validation accuracy {best.accuracy:.2%} (epoch {best.epoch})"
 
 
-@app.command(name="eval")
-def evaluate(
-    run: Path,
-    /,
-    *,
-    T: Annotated[OptionalInteger, Parameter(name=("--T", "-T"))] = None,
-    backend: Literal["auto", "torch", "cupy", "triton", "numba"] | None = None,
-    device: str | None = None,
-    data_dir: Path | None = None,
-    checkpoint: Literal["last", "best"] = "last",
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> None:
-    """Loss and accuracy of a run's checkpoint on the test set.
-
-    Parameters
-    ----------
-    run
-        Run folder.
-    T
-        Time steps per sample; default the run's.
-    backend
-        Implementation; default the one that the run was trained with.
-    device
-        cpu, cuda or cuda:N; default the run's.
-    data_dir
-        Folder of the data sets; default the run's.
-    checkpoint
-        Which checkpoint: last, or best by validation (without a validation set by test) accuracy.
-    as_json
-        Print one JSON object.
-    """
-    with output.status("evaluating"):
-        result = fastsnn.evaluate(run, T=T, backend=backend, device=device, data_dir=data_dir, checkpoint=checkpoint)
-    if as_json:
-        output.out(json.dumps(result))
-        return
-    steps = f" and {result['steps']} steps of the next" if result["steps"] else ""
-    output.print(
-        f"epoch {result['epoch']}{steps}: test loss {result['test_loss']:.5f}, test accuracy "
-        f"{result['test_accuracy']:.2%} ({result['backend']} on {result['device']}, {result['test_seconds']:.2f} s)"
-    )
-
-
-@app.command
+@app.command(help_epilogue=_examples("predict latest --input images.npz --out classes.csv", "predict latest photo.png"))
 def predict(
-    run: Path,
+    run: RunFolder,
     /,
     *pictures: Path,
     input_file: Annotated[Path | None, Parameter(name="--input")] = None,
@@ -162,7 +160,7 @@ def predict(
     Parameters
     ----------
     run
-        Run folder.
+        Run folder, or latest.
     pictures
         Pictures of your own, as .png or .jpg, for a run on images: each is made like those of the data set (for MNIST
         grey, inverted if its ground is light, scaled, centred by mass).
@@ -237,7 +235,8 @@ def _base_options(arguments: dict[str, Any]) -> dict[str, Any]:
     if run and file:
         raise ValueError("--config and --resume exclude each other: a run goes on with its own config.yaml")
     if run:
-        return recorded_config(run).to_dict() if (run / "config.yaml").is_file() else {}
+        recorded = recorded_config(run).to_dict() if (run / "config.yaml").is_file() else {}
+        return {name: value for name, value in recorded.items() if name not in PLACE}  # a run goes on where it is
     if not file:
         return {}
     try:

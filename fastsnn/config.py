@@ -1,13 +1,15 @@
 """A training run in one frozen dataclass: it owns every default; the command line and config.yaml are made from it."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from fastsnn.errors import RunFolderError
+from fastsnn.kernels.suggestion import did_you_mean
 from fastsnn.option_values import (
     Assignments,
     Integer,
@@ -19,6 +21,7 @@ from fastsnn.option_values import (
     from_yaml,
 )
 from fastsnn.options import read_yaml
+from fastsnn.table_names import names_in
 
 if TYPE_CHECKING:
     from fastsnn.kernels.neurons import Neuron
@@ -33,15 +36,44 @@ MOST = 2**31 - 1
 """The largest count that an option takes."""
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+ClassT = TypeVar("ClassT", bound=type)
+
+RUN = Parameter(group=Group("Run", sort_key=6))
+"""The heading in `fastsnn train --help` of options that say where and what a run is."""
+MACHINE = Parameter(group=Group("Machine", sort_key=5))
+
+
+def _names(text: str, module: str, table: str) -> Parameter:
+    """Help of an option whose value is the name of a row of a table."""
+    return Parameter(help=text.format(", ".join(names_in(module, table))))
+
+
+def headed(heading: Parameter) -> Callable[[ClassT], ClassT]:
+    """Put the options of a class under a heading of `fastsnn train --help`, but for those that name their own."""
+
+    def mark(options: ClassT) -> ClassT:
+        for name, hint in options.__annotations__.items():
+            kind, own = (hint.__origin__, hint.__metadata__) if hasattr(hint, "__metadata__") else (hint, ())
+            options.__annotations__[name] = Annotated[(kind, heading, *own)]
+        return options
+
+    return mark
 
 
 @dataclass(frozen=True)
+@headed(Parameter(group=Group("Data", sort_key=1)))
 class DataOptions(Options):
     """What is learnt from."""
 
-    dataset: str = "auto"
-    """Data set: mnist, fashion-mnist, digits, cifar10, smnist, psmnist, nmnist, dvs-gesture, cifar10-dvs, shd, ssc, or
-    the path of a .npz file; auto is MNIST, or digits (no network needed) if MNIST can't be had."""
+    dataset: Annotated[
+        str,
+        _names(
+            "Data set: {}, or the path of a .npz file; auto is MNIST, or digits (no network "
+            "needed) if MNIST can't be had.",
+            "sources.registry",
+            "_OPENERS",
+        ),
+    ] = "auto"
     dataset_args: Assignments = ()
     """Options of the data set, as in binning=count (docs/data.md); may be given several times."""
     encoder: Literal["none", "poisson", "latency", "direct"] = "none"
@@ -62,8 +94,42 @@ class DataOptions(Options):
 
 
 @dataclass(frozen=True)
-class NetworkOptions(Options):
-    """Which layers, and which neuron they have."""
+@headed(Parameter(group=Group("Neuron", sort_key=3)))
+class NeuronOptions(Options):
+    """Which neuron every layer has."""
+
+    neuron: Annotated[
+        str,
+        _names(
+            "Neuron of every layer: {}, or a class of one's own as file.py:Class, with fields if "
+            'need be, as in "adlif(tau=20, a=0.2)"; the other options here are fields that many neurons have.',
+            "kernels.neurons",
+            "NEURONS",
+        ),
+    ] = "lif"
+    learn_per: Literal["layer", "neuron"] = "layer"
+    """Parameters that a neuron learns: one for a layer, or one for each neuron of a linear layer."""
+    tau: float = 2.0
+    """Membrane time constant in time steps, more than 1."""
+    v_threshold: float = 1.0
+    """Membrane potential at which a neuron fires."""
+    v_reset: float | None = 0.0
+    """Potential after a spike; none subtracts the threshold instead (soft reset)."""
+    decay_input: bool = True
+    """Divide the input current by tau as well."""
+    detach_reset: bool = False
+    """Keep the gradient out of the reset."""
+    surrogate: Annotated[
+        str, _names("Surrogate derivative of the spike: {}.", "kernels.neurons.surrogates", "SURROGATES")
+    ] = "atan"
+    alpha: float | None = None
+    """Sharpness of the surrogate; default the surrogate's own (2 for atan)."""
+
+
+@dataclass(frozen=True)
+@headed(Parameter(group=Group("Network", sort_key=2)))
+class NetworkOptions(NeuronOptions):
+    """Which layers there are, and which neuron they have."""
 
     hidden: Sizes = ()
     """Sizes of hidden linear layers, as in 800,400."""
@@ -77,27 +143,7 @@ class NetworkOptions(Options):
     """Give the linear layers and convolutions a bias."""
     recurrent: bool = False
     """Feed the spikes of each hidden layer back to it, one step later."""
-    neuron: str = "lif"
-    """Neuron of every layer: lif, plif, cuba, adlif or another (a name that is none is answered with all of them), or
-    a class of one's own as file.py:Class, with fields if need be, as in "adlif(tau=20, a=0.2)"; the next seven options
-    are fields that many neurons have."""
-    learn_per: Literal["layer", "neuron"] = "layer"
-    """Parameters that a neuron learns: one for a layer, or one for each neuron of a linear layer."""
-    tau: float = 2.0
-    """Membrane time constant in time steps, more than 1."""
-    v_threshold: float = 1.0
-    """Membrane potential at which a neuron fires."""
-    v_reset: float | None = 0.0
-    """Potential after a spike; none subtracts the threshold instead (soft reset)."""
-    decay_input: bool = True
-    """Divide the input current by tau as well."""
-    detach_reset: bool = False
-    """Keep the gradient out of the reset."""
-    surrogate: str = "atan"
-    """Surrogate derivative of the spike, as in atan or sigmoid; a name that is none is answered with all of them."""
-    alpha: float | None = None
-    """Sharpness of the surrogate; default the surrogate's own (2 for atan)."""
-    backend: Literal["auto", "torch", "cupy", "triton", "numba"] = "auto"
+    backend: Annotated[Literal["auto", "torch", "cupy", "triton", "numba"], MACHINE] = "auto"
     """Implementation; auto is the fastest that runs here."""
 
     def _check(self) -> None:
@@ -133,6 +179,7 @@ _OF_A_NEURON = ("tau", "v_threshold", "v_reset", "decay_input", "detach_reset", 
 
 
 @dataclass(frozen=True)
+@headed(Parameter(group=Group("Training", sort_key=4)))
 class FitConfig(Options):
     """How :func:`fastsnn.fit` trains a network: time steps, loss, optimizer, schedule, device and run folder."""
 
@@ -178,21 +225,21 @@ class FitConfig(Options):
     end. Data with a validation set of their own use that."""
     seed: Integer = 0
     """Seed of the initial weights, the order of the samples, the validation split and the spikes."""
-    step: Literal["auto", "fused", "autograd"] = "auto"
+    step: Annotated[Literal["auto", "fused", "autograd"], MACHINE] = "auto"
     """fused: the whole training step in fused kernels (one layer); autograd: layer by layer; auto: fused if it can."""
-    device: str = "auto"
+    device: Annotated[str, MACHINE] = "auto"
     """auto, cpu, cuda or cuda:N."""
-    threads: OptionalInteger = None
-    """CPU threads; default as many as there are cores."""
-    amp: Literal["off", "fp16", "bf16"] = "off"
+    threads: Annotated[OptionalInteger, MACHINE] = None
+    """CPU threads; default as many as there are cores. The fused step takes one alone while that is faster."""
+    amp: Annotated[Literal["off", "fp16", "bf16"], MACHINE] = "off"
     """Automatic mixed precision of the linear layers and convolutions, on CUDA."""
-    deterministic: bool = False
+    deterministic: Annotated[bool, MACHINE] = False
     """Also make torch refuse what might vary from run to run on CUDA; the CPU and the fused steps never do."""
-    name: str | None = None
+    name: Annotated[str | None, RUN] = None
     """Name of the run folder under runs/; default made of data set and time."""
-    out: Path | None = None
+    out: Annotated[Path | None, RUN] = None
     """The run folder itself, instead of runs/NAME."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, RUN] = False
     """Replace what an earlier run left in the folder."""
 
     def _check(self) -> None:
@@ -238,7 +285,8 @@ def options_from(kind: type[OptionsT], values: dict[str, Any], source: str) -> O
     """Options from plain values; raises ValueError that names ``source`` for a key that is no option."""
     known = {field.name for field in fields(kind)}
     if unknown := [key for key in values if key not in known]:
-        raise ValueError(f"{source} has the unknown option {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
+        hint = did_you_mean(str(unknown[0]), known)
+        raise ValueError(f"{source} has the unknown option {unknown[0]!r}{hint}; allowed: {', '.join(sorted(known))}")
     hints = get_type_hints(kind)
     return kind(**{name: from_yaml(name, hints[name], value) for name, value in values.items()})
 

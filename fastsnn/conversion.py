@@ -1,6 +1,7 @@
 """Run a SpikingJelly network on fastsnn's kernels: its layers stay, and their many steps are fused."""
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,12 @@ from fastsnn import backends
 from fastsnn.cupy_stack import SPIKINGJELLY_PIP, installed
 
 try:
-    from spikingjelly.activation_based import layer, neuron
+    with warnings.catch_warnings():
+        # SpikingJelly calls torch.jit.script as it is imported, which torch warns of: nothing that a user could mend.
+        warnings.filterwarnings("ignore", "`torch.jit.script`")
+        from spikingjelly.activation_based import layer, neuron
 
-    from fastsnn import accelerated
+        from fastsnn import accelerated
 except (ImportError, AttributeError) as error:
     _found = installed("spikingjelly").get("spikingjelly", "none")
     raise ImportError(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from fastsnn.records import RunFolder
 from fastsnn.terminal import FAILURE, output
 
 
@@ -81,7 +82,7 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
 
 
 def export_run(
-    run: Path,
+    run: RunFolder,
     file: Path,
     /,
     *,
@@ -93,7 +94,7 @@ def export_run(
     Parameters
     ----------
     run
-        Run folder.
+        Run folder, or latest.
     file
         The graph, as model.nir.
     dt

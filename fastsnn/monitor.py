@@ -71,8 +71,8 @@ class Monitor:
     def message(self, text: str) -> None:
         """One line worth knowing: a choice that was made, a compilation that takes a while."""
 
-    def start(self, run: Path, samples: int, epochs: int, done: int) -> None:
-        """Training begins: samples per epoch, epochs in all, epochs done before."""
+    def start(self, run: Path, data: str, samples: int, epochs: int, done: int) -> None:
+        """Training begins, on what the source calls itself: samples per epoch, epochs in all, epochs done before."""
 
     def batches(self, epoch: int, samples: int, loss: float, accuracy: float) -> None:
         """Samples of this epoch so far, and their mean loss and accuracy."""
@@ -98,9 +98,9 @@ class Monitors(Monitor):
         for monitor in self.monitors:
             monitor.message(text)
 
-    def start(self, run: Path, samples: int, epochs: int, done: int) -> None:
+    def start(self, run: Path, data: str, samples: int, epochs: int, done: int) -> None:
         for monitor in self.monitors:
-            monitor.start(run, samples, epochs, done)
+            monitor.start(run, data, samples, epochs, done)
 
     def batches(self, epoch: int, samples: int, loss: float, accuracy: float) -> None:
         for monitor in self.monitors:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fastsnn.kernels.neurons import NEURONS, Neuron
+from fastsnn.kernels.suggestion import did_you_mean
 
 FORMS = "module:Class and file.py:Class, each with fields if need be, as in plif(tau=3)"
 _CONSTANTS = {"inf": math.inf, "none": None, "true": True, "false": False}
@@ -33,7 +34,10 @@ def parse_neuron(text: str) -> Neuron:
     known = [field.name for field in dataclasses.fields(kind) if field.init]
     for name in fields:
         if name not in known:
-            raise ValueError(f"neuron is {text!r}, which has no {name!r}; {kind.__name__} allows: {', '.join(known)}")
+            hint = did_you_mean(name, known)
+            raise ValueError(
+                f"neuron is {text!r}, which has no {name!r}{hint}; {kind.__name__} allows: {', '.join(known)}"
+            )
     try:
         return kind(**fields)  # type: ignore[arg-type]
     except TypeError as error:
@@ -46,7 +50,8 @@ def _class_of(target: str, text: str) -> type[Neuron]:
     place, colon, name = target.rpartition(":")
     if not colon:
         if target.lower() not in NEURONS:
-            raise ValueError(f"neuron is {text!r}; allowed: {', '.join(NEURONS)}, {FORMS}")
+            hint = did_you_mean(target, NEURONS)
+            raise ValueError(f"neuron is {text!r}{hint}; allowed: {', '.join(NEURONS)}, {FORMS}")
         return NEURONS[target.lower()]
     module = _module_of(place, text)
     found = getattr(module, name, None)

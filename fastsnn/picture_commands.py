@@ -7,6 +7,7 @@ from cyclopts import App, Parameter, Token
 
 from fastsnn.look import FORMATS, Look
 from fastsnn.option_values import Integer, OptionalInteger
+from fastsnn.records import RunFolder
 from fastsnn.terminal import output
 
 demo = App(name="demo", help="Draw something that needs no training: fastsnn demo neuron.")
@@ -28,7 +29,7 @@ def _numbers(type_: object, tokens: list[Token] | tuple[Token, ...]) -> list[flo
 
 
 def plot_runs(
-    *runs: Path,
+    *runs: RunFolder,
     what: Annotated[list[str] | None, Parameter(negative=(), converter=_names)] = None,
     sample: OptionalInteger = None,
     out: Path | None = None,
@@ -41,7 +42,7 @@ def plot_runs(
     Parameters
     ----------
     runs
-        Run folders.
+        Run folders, or latest.
     what
         Figures, as in curves,scores: summary, curves, confusion, scores, steps (labels per step), frames (events),
         raster, membrane, traces, weights, mistakes; default all that the run has something for, and curves for several
@@ -64,7 +65,7 @@ def plot_runs(
 
 
 def report_run(
-    run: Path,
+    run: RunFolder,
     /,
     *,
     sample: OptionalInteger = None,
@@ -79,7 +80,7 @@ def report_run(
     Parameters
     ----------
     run
-        Run folder.
+        Run folder, or latest.
     sample
         Number of the test sample whose spikes are shown; default the right answer that was the closest call.
     out

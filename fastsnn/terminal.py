@@ -18,6 +18,8 @@ from fastsnn.text import printable
 FAILURE = 1
 """Exit code of what fails, but for wrong usage."""
 SHOW_CURSOR = b"\x1b[?25h\n"
+WIDE = 90
+"""Columns of a terminal that the whole progress bar needs; in a narrower one it leaves out loss and speed."""
 NO_READER = 13
 """The number of SIGPIPE, which Windows lacks."""
 
@@ -59,17 +61,21 @@ class TerminalMonitor(Monitor):
 
     def __init__(self, output: Output) -> None:
         self.output = output
+        wide = [TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[speed]:,.0f} samples/s")]
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%  loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
-            TextColumn("{task.fields[speed]:,.0f} samples/s  ETA"),
+            BarColumn(bar_width=None if output.width < WIDE else 40),
+            TextColumn("{task.percentage:3.0f}%  accuracy {task.fields[accuracy]:.1%}"),
+            *(wide if output.width >= WIDE else []),
+            TextColumn("ETA"),
             TimeRemainingColumn(),
+            expand=output.width < WIDE,
             console=output,
             transient=True,
             disable=not output.is_terminal,
         )
-        self.samples = self.epochs = 0
+        self.data, self.samples, self.epochs = "", 0, 0
+        self.headed = False
         self.started = False
 
     def __enter__(self) -> "TerminalMonitor":
@@ -106,8 +112,8 @@ class TerminalMonitor(Monitor):
     def message(self, text: str) -> None:
         self._print(text, style="bold")
 
-    def start(self, run: Path, samples: int, epochs: int, done: int) -> None:
-        self.samples, self.epochs = samples, epochs
+    def start(self, run: Path, data: str, samples: int, epochs: int, done: int) -> None:
+        self.data, self.samples, self.epochs = data, samples, epochs
         self._print(f"run folder {run}: epochs {done + 1} to {epochs}, {samples:,} samples each")
         self.bar.start()
         self.task = self.bar.add_task(
@@ -121,12 +127,18 @@ class TerminalMonitor(Monitor):
         self.bar.update(self.task, completed=done, epoch=epoch, loss=loss, accuracy=accuracy, speed=speed)
 
     def epoch(self, metrics: EpochMetrics) -> None:
+        place = max(5, 2 * len(str(self.epochs)) + 1)
+        data = printable(Path(self.data).name)[: 18 - place].ljust(4)  # a line has at most 80 columns
+        if not self.headed:
+            held_out = metrics.held_out.replace("validation", "val.")
+            head = f"{'data':<{len(data)}}  {'epoch':>{place}}  train loss accuracy  {held_out} loss accuracy"
+            self._print(f"{head}     time samples/s")
+            self.headed = True
         self._print(
-            f"epoch {metrics.epoch:>{len(str(self.epochs))}}/{self.epochs}"
-            f"  train loss {metrics.train_loss:.5f}  accuracy {metrics.train_accuracy:.2%}"
-            f"  {metrics.held_out} loss {metrics.loss:.5f}  accuracy {metrics.accuracy:.2%}"
-            f"  {metrics.train_seconds:.1f} s + {metrics.test_seconds:.1f} s"
-            f"  {metrics.samples_per_second:,.0f} samples/s"
+            f"{data}  {f'{metrics.epoch}/{self.epochs}':>{place}}"
+            f"  {metrics.train_loss:>10.5f} {metrics.train_accuracy:>8.2%}"
+            f"  {metrics.loss:>9.5f} {metrics.accuracy:>8.2%}"
+            f"  {metrics.train_seconds:>5.1f} s {metrics.samples_per_second:>9,.0f}"
         )
 
     def tested(self, metrics: EpochMetrics) -> None:

@@ -56,7 +56,7 @@ def test_what_is_no_file(kind: str, file: str, command: Command, run: Path, tmp_
         said = make(kind, run / file)
         for call in (["eval"], ["plot"], ["report"], ["train", "--resume"]):
             result = command(*call, run)
-            assert_refused(result, 1, *(["last.pt", said] if kind != "loop" else ["has no checkpoint", "last.pt"]))
+            assert_refused(result, 1, *(["last.pt", said] if kind != "loop" else ["last.pt is missing"]))
             if kind == "loop":
                 break
     else:

@@ -1,17 +1,22 @@
 """The ``fastsnn`` command: options and their spellings, what bad input gets, and what is printed."""
 
+import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from run_tools import Command, arguments, metrics
+from run_tools import SMALL, Command, arguments, metrics
 
 import fastsnn
+from fastsnn import cli
 from fastsnn.config import recorded_config
+from fastsnn.terminal import Output, TerminalMonitor
 
 FEW = arguments(epochs=1)
 
@@ -82,7 +87,7 @@ USAGE = [
     ("train --dataset digits --backend torch --step fused", "step fused", "backend is torch", "--step auto"),
     ("eval", "RUN", "requires an argument"),
     ("eval run --backend jax", "--backend", '"jax"', '"torch"'),
-    ("evaluate run", '"evaluate"', "train, eval"),
+    ("evaluate run", '"evaluate"', 'Did you mean "eval"?'),
     ("--fast", '"--fast"'),
 ]
 FAILURES = [
@@ -189,7 +194,7 @@ def test_a_file_of_options_with_flags_on_top(command: Command, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("epoch: 3", "options.yaml has the unknown option 'epoch'; allowed: T, "),
+        ("epoch: 3", "options.yaml has the unknown option 'epoch' (did you mean epochs?); allowed: T, "),
         ("lr: fast", "lr is 'fast'; allowed: a number"),
         ("- epochs", "options.yaml holds no options"),
         ("a: [", "options.yaml can't be read as YAML"),
@@ -212,14 +217,20 @@ def test_plain_lines_where_there_is_no_terminal(command: Command, tmp_path: Path
     run = tmp_path / "[red]run :smile:"
     code, stdout, stderr = command("train", *arguments(epochs=2), "--out", run)
     assert (code, stderr) == (0, "")
-    what, folder, *epochs, best = stdout.splitlines()
+    what, folder, head, *epochs, best = stdout.splitlines()
     assert what == "digits, 64 -> 10 LIF neurons, T=4: backend torch, autograd step, on cpu (1 threads)"
     assert folder == f"run folder {run}: epochs 1 to 2, 70 samples each"
-    assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
-    for line, row in zip(epochs, metrics(run), strict=True):
-        assert f"test loss {float(row['test_loss']):.5f}" in line
-        assert "samples/s" in line
-    assert best.startswith("best test accuracy ")
+    assert head == "data    epoch  train loss accuracy  test loss accuracy     time samples/s"
+    for number, (line, row) in enumerate(zip(epochs, metrics(run), strict=True), 1):
+        data, epoch, train_loss, train_accuracy, test_loss, test_accuracy, *_ = line.split()
+        assert (data, epoch) == ("digits", f"{number}/2")
+        assert (train_loss, test_loss) == (f"{float(row['train_loss']):.5f}", f"{float(row['test_loss']):.5f}")
+        assert (train_accuracy, test_accuracy) == (
+            f"{float(row['train_accuracy']):.2%}",
+            f"{float(row['test_accuracy']):.2%}",
+        )
+        assert len(line) <= len(head) <= 80
+    assert best.startswith("digits: best test accuracy ")
     assert "chosen on the test set; --validation 0.1 holds out training samples" in best
     assert best.endswith(f"; saved in {run}")
     assert "\x1b" not in stdout
@@ -255,7 +266,22 @@ def test_the_fallback_of_auto_is_loud_and_recorded(
     assert code == 0
     assert "MNIST could not be had" in stdout
     assert "training on digits instead" in stdout
+    assert stdout.splitlines()[-1].startswith("digits: best test accuracy")
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["dataset"] == "digits"
+
+
+def test_a_folder_that_nobody_named_is_called_after_the_data_that_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And in Python, where nothing is printed, the logger warns that they are not MNIST."""
+    monkeypatch.setattr("fastsnn.sources.mnist.socket.getaddrinfo", _no_network)
+    monkeypatch.setattr("fastsnn.notices._said", set())
+    monkeypatch.chdir(tmp_path)
+    history = fastsnn.train(fastsnn.Config(**SMALL | {"dataset": "auto", "epochs": 1, "data_dir": "none"}))
+    assert history.dataset == "digits"
+    assert history.run.parts[0] == "runs"
+    assert history.run.name.startswith("digits-")
+    assert ["training on digits instead" in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.mnist
@@ -264,6 +290,53 @@ def test_fastsnn_data_names_the_folder(command: Command, tmp_path: Path) -> None
     code, stdout, _ = command("train", *options, "--out", tmp_path / "run")
     assert code == 0
     assert "mnist, 784 -> 10 LIF neurons" in stdout
+
+
+COMMANDS = [name for name in cli.app if not name.startswith("-")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_of_a_help_is_a_command(name: str, command: Command) -> None:
+    code, stdout, _ = command(name, "--help")
+    lines = [line.strip() for line in stdout.splitlines() if line.startswith("  fastsnn ")]
+    assert (code, bool(lines)) == (0, True)
+    for line in lines:
+        assert line.split()[1] == name
+        run = line.replace("latest", "runs/a")
+        cli.app.parse_args(shlex.split(run)[1:], exit_on_error=False, print_error=False)
+
+
+def test_the_options_of_train_stand_under_headings(command: Command) -> None:
+    _, stdout, _ = command("train", "--help")
+    assert re.findall(r"╭─ (\w+)", stdout) == ["Data", "Network", "Neuron", "Training", "Machine", "Run"]
+
+
+def test_help_lists_every_row_of_the_tables(command: Command) -> None:
+    from fastsnn.kernels.neurons import NEURONS, SURROGATES
+    from fastsnn.sources import names
+
+    words = command("train", "--help")[1].replace("│", " ").replace(",", " ").replace(". ", " ").split()
+    assert {*SURROGATES, *NEURONS, *names()} <= set(words)
+
+
+def test_help_that_is_read_by_its_first_lines_only() -> None:
+    line = f"{sys.executable} -m fastsnn train --help | head -n 1; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "Usage: fastsnn train [OPTIONS]\n", "")
+
+
+def test_the_progress_bar_fits_into_60_columns() -> None:
+    output = Output(width=60, force_terminal=True, file=io.StringIO())
+    monitor = TerminalMonitor(output)
+    monitor.start(Path("runs/a"), "mnist", 60_000, 20, 0)
+    monitor.batches(19, 30_000, 0.02345, 0.876)
+    monitor.bar.stop()
+    plain = Output(width=60, file=io.StringIO())
+    with plain.capture() as capture:
+        plain.print(monitor.bar.get_renderable())
+    (line,) = capture.get().splitlines()
+    assert len(line.rstrip()) <= 60
+    assert ("accuracy 87.6%" in line, "ETA" in line, "━━━━━" in line) == (True, True, True)
 
 
 def test_help_and_usage_errors_do_not_wait_for_torch() -> None:

@@ -173,5 +173,7 @@ def test_a_file_that_holds_no_options_is_named(tmp_path: Path, text: str) -> Non
 
 
 def test_an_unknown_option_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"f\.yaml has the unknown option 'epoch'; allowed: T, .*, epochs, "):
+    with pytest.raises(
+        ValueError, match=r"f\.yaml has the unknown option 'epoch' \(did you mean epochs\?\); allowed: T, .*, epochs, "
+    ):
         Config.from_dict({"epoch": 3}, "f.yaml")

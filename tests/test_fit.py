@@ -123,7 +123,7 @@ def test_modules_with_a_state_are_reset_before_each_batch(tmp_path: Path) -> Non
         (lambda: nn.Flatten(0), {}, r"has shape \[72\]; allowed"),
         (Own, {"T": 9}, "T is 9; allowed: 12, the time steps of made"),
         (Own, {"step": "fused"}, "step fused does not cover this run: the network is not one LinearLIF"),
-        (Own, {"optimizer": "adam2"}, "optimizer is 'adam2'; allowed: "),
+        (Own, {"optimizer": "adam2"}, r"optimizer is 'adam2' \(did you mean adam\?\); allowed: "),
     ],
 )
 def test_what_does_not_fit_is_one_line(make: Any, more: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_signal_saves_after_the_batch_and_says_how_to_go_on(
     number, run = signal.Signals[name], tmp_path / "my run"
     options = arguments(epochs=900, **BACKENDS[backend])
     child = server.start(tmp_path, "train", *options, "--out", run)
-    child.wait_for("epoch   2/900")
+    child.wait_for("  2/900 ")
     child.kill(number)
     assert child.wait() == 128 + number
     said = re.fullmatch(r"stopped in epoch (\d+) after ([\d,]+) samples and saved; go on with: (.*)\n", child.stderr())
@@ -97,7 +97,7 @@ def test_a_second_signal_ends_at_once(first: str, second: str, server: Server, t
 def test_a_signal_that_the_caller_ignores_stays_ignored(server: Server, tmp_path: Path) -> None:
     """As under nohup."""
     child = server.start(tmp_path, "train", *arguments(epochs=30), "--out", tmp_path / "run", ignored=signal.SIGHUP)
-    child.wait_for("epoch  1/30")
+    child.wait_for("  1/30 ")
     child.kill(signal.SIGHUP)
     assert child.wait() == 0, child.stderr()
     assert len(metrics(tmp_path / "run")) == 30

@@ -78,14 +78,14 @@ def test_a_file_that_changed_is_read_again(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lfi", r"neuron is 'lfi'; allowed: if, lif, plif, .*, module:Class and file\.py:Class"),
+        ("lfi", r"neuron is 'lfi' \(did you mean lif\?\); allowed: if, lif, plif, .*, module:Class and file\.py:Class"),
         ("", "allowed: if, lif, "),
         ("lif(3)", r"allowed: fields by name in brackets, as in plif\(tau=3, v_reset=none\)"),
         ("lif(tau=3", "allowed: fields by name"),
         ("lif(tau=3)(tau=4)", "allowed: fields by name"),
         ("lif(**x)", "allowed: fields by name"),
         ("lif(tau=1+x)", "where '1 \\+ x' is no value; allowed: numbers, inf"),
-        ("lif(tua=3)", "has no 'tua'; LIF allows: surrogate, alpha, tau, "),
+        ("lif(tua=3)", r"has no 'tua' \(did you mean tau\?\); LIF allows: surrogate, alpha, tau, "),
         ("lif(tau=0.5)", r"tau is 0\.5; allowed: more than 1"),
         ("lif(tau=fast)", "tau is 'fast'; allowed: a number"),
         ("lif(decay_input=1)", "decay_input is 1; allowed: True or False"),

@@ -1,11 +1,12 @@
 """fastsnn.runs: what a run's folder holds, and which folders are refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from run_tools import Command, assert_same_run, metrics, small
+from run_tools import Command, assert_refused, assert_same_run, metrics, small
 
 import fastsnn
 from fastsnn import checkpoint
@@ -69,10 +70,15 @@ def test_a_config_of_a_run_starts_another_and_leaves_the_first_alone(
 
 def test_a_non_empty_folder_is_refused_and_overwrite_replaces_it(run: Path, tmp_path: Path) -> None:
     (run / "notes.txt").write_text("mine")
+    (run / "plots").mkdir()
+    for drawn in ("plots/curves.png", "plots/raster.pdf", "report.html"):
+        (run / drawn).write_text("of the old run")
     with pytest.raises(RunFolderError, match=rf"{run} is not empty: .*--resume {run}.*--overwrite.*--out"):
         fastsnn.train(small(run))
     fastsnn.train(small(run, epochs=1, seed=3, overwrite=True))
     assert (run / "notes.txt").read_text() == "mine"
+    assert not (run / "plots").exists()
+    assert not (run / "report.html").exists()
     assert len(list(run.glob("events*"))) == 1
     fastsnn.train(small(tmp_path / "new", epochs=1, seed=3))
     assert_same_run(run, tmp_path / "new")
@@ -104,11 +110,31 @@ def test_a_folder_that_is_no_run(name: str, tmp_path: Path) -> None:
 def test_a_run_without_a_checkpoint(run: Path, tmp_path: Path) -> None:
     """eval has nothing to look at; resume starts from the beginning."""
     (run / "last.pt").unlink()
+    (run / "best.pt").unlink()
     with pytest.raises(RunFolderError, match="has no checkpoint yet"):
         fastsnn.evaluate(run)
     fastsnn.train(resume=run)
     fastsnn.train(small(tmp_path / "new", epochs=2))
     assert_same_run(run, tmp_path / "new")
+
+
+@pytest.mark.parametrize("said", ["name is other", "out is elsewhere", "overwrite is true"])
+def test_resume_refuses_what_would_put_a_run_elsewhere(said: str, run: Path, command: Command) -> None:
+    option, value = said.split(" is ")
+    given = [f"--{option}", *([value] if value != "true" else [])]
+    assert_refused(command("train", "--resume", run, *given), 2, said)
+    code, _, _ = command("train", "--resume", run, "--out", run, "--name", run.name)
+    assert code == 0
+
+
+def test_a_run_that_has_lost_its_last_checkpoint_says_so(run: Path, command: Command) -> None:
+    (run / "last.pt").unlink()
+    assert_refused(command("train", "--resume", run), 1, "last.pt is missing", "best.pt beside it is sound")
+    code, stdout, _ = command("eval", run, "--checkpoint", "best")
+    assert (code, stdout[:6]) == (0, "epoch ")
+    shutil.copy(run / "best.pt", run / "last.pt")
+    code, _, _ = command("train", "--resume", run, "--epochs", 3)
+    assert (code, len(metrics(run))) == (0, 3)
 
 
 def test_the_group_is_left_however_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

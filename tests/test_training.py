@@ -217,7 +217,7 @@ def test_a_monitor_sees_every_batch_and_epoch(tmp_path: Path) -> None:
     fastsnn.train(small(tmp_path / "run", epochs=2), monitor=log)
     batches = [*range(16, 70, 16), 70]
     steps = [[*((epoch, images) for images in batches), epoch] for epoch in (1, 2)]
-    assert log.seen == [(tmp_path / "run", 70, 2, 0), *steps[0], *steps[1]]
+    assert log.seen == [(tmp_path / "run", "digits", 70, 2, 0), *steps[0], *steps[1]]
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path: Path) -> None:

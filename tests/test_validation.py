@@ -92,8 +92,8 @@ def test_validation_on_the_command_line(tmp_path: Path, command: Command) -> Non
         line = [*arguments(epochs=2, backend="numba", step=step, train_samples=200), "--validation", 0.2]
         code, stdout, stderr = command("train", *line, "--out", run)
         assert (code, stderr) == (0, "")
-        *_, epoch, tested, result = stdout.splitlines()
-        assert "validation loss" in epoch
+        *_, head, _, _, tested, result = stdout.splitlines()
+        assert "val. loss" in head
         assert tested.startswith("test of epoch ")
         assert "test accuracy " in result
         assert "; best validation accuracy " in result

@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fastsnn.kernels.suggestion import did_you_mean
 from fastsnn.sources.base import Source, check_steps
 
 Opener = Callable[..., Source]
@@ -83,7 +83,7 @@ def open_source(
     allowed = options(name_or_path)
     for option in given:
         if option not in allowed:
-            hint = _hint(option, list(allowed))
+            hint = did_you_mean(option, allowed)
             raise ValueError(f"{name} has no option {option}{hint}; allowed: {', '.join(allowed) or 'none'}")
     from fastsnn.sources.images import default_folder
 
@@ -104,15 +104,10 @@ def _opener(name: str) -> tuple[str, Opener]:
         from fastsnn.sources.arrays import open_arrays
 
         return name, open_arrays
-    close = get_close_matches(_plain(name), list(by_plain), 1, 0.5)
-    hint = f" (did you mean {by_plain[close[0]]}?)" if close else ""
-    raise ValueError(f"dataset is {name!r}{hint}; allowed: {', '.join(_OPENERS)}, or the path of a .npz file")
+    raise ValueError(
+        f"dataset is {name!r}{did_you_mean(name, _OPENERS)}; allowed: {', '.join(_OPENERS)}, or the path of a .npz file"
+    )
 
 
 def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c not in "-_ ")
-
-
-def _hint(word: str, known: list[str]) -> str:
-    close = get_close_matches(word, known, 1)
-    return f" (did you mean {close[0]}?)" if close else ""

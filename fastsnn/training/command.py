@@ -1,6 +1,7 @@
 """What the command line does with a run: train it, evaluate it, and load its network."""
 
 import time
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import torch
 from torch import nn
 
 from fastsnn import backends, notices, settings
-from fastsnn.checkpoint import load_named
 from fastsnn.config import Config
 from fastsnn.errors import RunFolderError
 from fastsnn.initial_weights import samples_to_look_at
@@ -39,23 +39,27 @@ def train(config: Config | None = None, *, resume: Path | None = None, monitor: 
     told = notices.told_to(monitor)
     monitor = monitor or Monitor()
     group = ProcessGroup.from_environment()
+    options, run = config or Config(), None
     if resume:
         run = Run.reopen(resume, config, writable=group.leader)
-    else:
-        run = Run.create(config or Config(), (config or Config()).dataset, group.leader)
-    with told, run, settings_kept(), compilation_announced(monitor):
-        try:
-            options = run.config
-            assert isinstance(options, Config)
-            check_optimizer(options)  # before kernels are compiled and data are downloaded
-            device = choose_device(options, monitor, group)
-            backend = backends.resolve(options.backend, device).name
-            source = source_of(options, monitor)
-            network = build_network(options, source, backend)
-            chosen = {"dataset": source.name if source.name in names() else options.dataset, "backend": backend}
-            return TrainingLoop(run, network, source, device, monitor, group, chosen).run_epochs()
-        finally:
-            group.leave()
+        assert isinstance(run.config, Config)
+        options = run.config
+    elif options.out or options.name:
+        run = Run.create(options, options.dataset, group.leader)
+    with ExitStack() as stack:
+        for context in (told, run or nullcontext(), settings_kept(), compilation_announced(monitor)):
+            stack.enter_context(context)
+        stack.callback(group.leave)
+        check_optimizer(options)  # before kernels are compiled and data are downloaded
+        device = choose_device(options, monitor, group)
+        backend = backends.resolve(options.backend, device).name
+        source = source_of(options, monitor)
+        dataset = source.name if source.name in names() else options.dataset
+        # A folder that nobody named is called after the data that were found.
+        run = run or stack.enter_context(Run.create(options, dataset, group.leader))
+        network = build_network(options, source, backend)
+        chosen = {"dataset": dataset, "backend": backend}
+        return TrainingLoop(run, network, source, device, monitor, group, chosen).run_epochs()
 
 
 def evaluate(
@@ -143,11 +147,10 @@ class TrainedRun:
         checkpoint: str = "last",
     ) -> "TrainedRun":
         """Open it, on another device or backend if one is named; on another device the backend is the fastest there."""
-        opened = Run.reopen(path, writable=False)
-        if opened.checkpoint is None:
-            raise RunFolderError(f"{path} has no checkpoint yet: it has no last.pt")
+        opened = Run.reopen(path, name=f"{checkpoint}.pt", writable=False)
+        if (state := opened.checkpoint) is None:
+            raise RunFolderError(f"{path} has no checkpoint yet: it has no {checkpoint}.pt")
         assert isinstance(opened.config, Config)
-        state = opened.checkpoint if checkpoint == "last" else load_named(Path(path), checkpoint)
         config = _moved(opened.config, T, backend, device, data_dir)
         chosen = choose_device(config, Monitor(), ProcessGroup())
         name = backends.resolve(config.backend, chosen).name
@@ -178,11 +181,11 @@ def _moved(config: Config, T: int | None, backend: str | None, device: str | Non
 
 
 def source_of(config: Config, monitor: Monitor) -> Source:
-    """The data that ``config`` names."""
+    """The data that ``config`` names; a notice says if digits had to take MNIST's place."""
     given = dict(assignment(text) for text in config.dataset_args)
     source = open_source(config.dataset, config.data_dir, config.T, config.encoder, say=monitor.message, **given)
     if note := getattr(source, "note", ""):
-        monitor.message(note)
+        notices.say_once(note)
     return first_samples(source, config.train_samples, config.test_samples)
 
 

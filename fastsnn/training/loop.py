@@ -44,6 +44,8 @@ class History:
 
     run: Path
     """The run folder."""
+    dataset: str
+    """The data that it was trained on: digits where ``auto`` could not have MNIST."""
     backend: str
     """The backend that ran."""
     step: str
@@ -156,7 +158,7 @@ class TrainingLoop:
             f"step, on {self.device} ({config.threads} threads)"
         )
         if done < config.epochs:
-            self.monitor.start(folder.path, len(self.parts.train), config.epochs, done)
+            self.monitor.start(folder.path, setup.source.name, len(self.parts.train), config.epochs, done)
         else:
             self.monitor.message(f"all {done} epochs are done; a larger --epochs goes on")
         advice = f"lower --batch-size (now {config.batch_size}) or -T (now {config.T})"
@@ -164,7 +166,7 @@ class TrainingLoop:
             while self.results.epoch <= config.epochs:
                 self._run_epoch()
             self._test_best()
-        return History(folder.path, self.backend, setup.step.name, str(self.device), self.history)
+        return History(folder.path, setup.source.name, self.backend, setup.step.name, str(self.device), self.history)
 
     def _run_epoch(self) -> None:
         """What is left of the current epoch, the evaluation after it, and everything that is saved then."""

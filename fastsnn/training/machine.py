@@ -10,6 +10,7 @@ import torch
 from fastsnn import backends, devices
 from fastsnn.config import FitConfig
 from fastsnn.errors import FastSNNError
+from fastsnn.kernels.numba.openmp import rest
 from fastsnn.monitor import Monitor
 from fastsnn.training.process_group import ProcessGroup
 
@@ -52,6 +53,8 @@ def use_threads(threads: int | None, backend: str, resumed: bool = False) -> int
         threads = available
     if threads > available:
         raise ValueError(f"threads is {threads}; allowed: 1 to {available}, the cores of this machine")
+    if threads > 1:
+        rest()  # torch's threads that wait in a loop would burn what other programs need
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     return threads

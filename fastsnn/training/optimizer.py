@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastsnn.config import FitConfig
+from fastsnn.kernels.suggestion import did_you_mean
 from fastsnn.option_values import Value, assignment
 
 _UNFIT = ("optimizer", "lbfgs", "sparseadam")
@@ -22,7 +23,8 @@ def make_optimizer(config: FitConfig, parameters: Iterable[nn.Parameter]) -> tor
     """
     kind = _kinds().get(config.optimizer.lower())
     if kind is None:
-        raise ValueError(f"optimizer is {config.optimizer!r}; allowed: {', '.join(sorted(_kinds()))}")
+        hint = did_you_mean(config.optimizer, _kinds())
+        raise ValueError(f"optimizer is {config.optimizer!r}{hint}; allowed: {', '.join(sorted(_kinds()))}")
     accepted = inspect.signature(kind).parameters
     options: dict[str, Value] = {"lr": config.lr}
     if config.optimizer.lower() == "sgd":
@@ -37,7 +39,8 @@ def make_optimizer(config: FitConfig, parameters: Iterable[nn.Parameter]) -> tor
             raise ValueError(f"optimizer_args has {text!r}; allowed: the option {_OWN_OPTIONS[name]} instead")
         if name not in accepted or name == "params":
             allowed = ", ".join(key for key in accepted if key not in ("params", *_OWN_OPTIONS))
-            raise ValueError(f"optimizer_args has {text!r}; allowed with {config.optimizer}: {allowed}")
+            hint = did_you_mean(name, accepted)
+            raise ValueError(f"optimizer_args has {text!r}{hint}; allowed with {config.optimizer}: {allowed}")
         if isinstance(value, str):
             raise ValueError(f"optimizer_args has {text!r}; allowed: numbers, true, false or none")
         options[name] = value

@@ -20,6 +20,7 @@ from fastsnn.errors import RunFolderError
 from fastsnn.files import missing, remove_empty
 from fastsnn.monitor import COLUMNS, EpochMetrics
 from fastsnn.text import printable
+from fastsnn.training.events import EventFile
 
 CHANGEABLE_ON_RESUME = ("epochs", "lr", "data_dir", *PLACE)
 LEFT_OPEN = {
@@ -33,6 +34,8 @@ LEFT_OPEN = {
     "threads": None,
 }
 """Options whose value here means, on resume, the one that was chosen when the run began."""
+DRAWN = ("report.html", "plots/*.png", "plots/*.svg", "plots/*.pdf")
+"""What plot and report make of a run."""
 RELEASE = 1.0
 """Seconds in which the system gives up the lock of a process that was just killed."""
 
@@ -48,7 +51,7 @@ class Run:
         self.given: dict[str, str] | None = None
         """What the folder can't make again: network and data that were given to ``fastsnn.fit``."""
         self._lock = FileLock(path / ".lock") if writable else None
-        self._writer: Any = None
+        self._events: EventFile | None = None
         self._new_folders: list[Path] = []
 
     @classmethod
@@ -82,21 +85,29 @@ class Run:
 
     @classmethod
     def reopen(
-        cls, path: Path, changes: FitConfig | None = None, *, kind: type[FitConfig] = Config, writable: bool = True
+        cls,
+        path: Path,
+        changes: FitConfig | None = None,
+        *,
+        kind: type[FitConfig] = Config,
+        name: str = "last.pt",
+        writable: bool = True,
     ) -> "Run":
         """A run that was started before; ``changes`` may differ in what :data:`CHANGEABLE_ON_RESUME` names.
 
-        ``kind`` is Config for a run of `fastsnn train`, FitConfig for one of ``fastsnn.fit``.
+        ``kind`` is Config for a run of `fastsnn train`, FitConfig for one of ``fastsnn.fit``; ``name`` is the
+        checkpoint to load. One that has none yet is reopened without.
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
             raise RunFolderError(f"{path} is not a run folder: it has no config.yaml")
         config = recorded_options(path, kind)
         if changes is not None:
+            _check_place(path, changes)
             config = _changed(config, changes)
-        state = _last_checkpoint(path) if (path / "last.pt").exists() else None
+        state = _checkpoint(path, name) if any((path / file).exists() for file in ("last.pt", "best.pt")) else None
         if state is not None:
-            _check_same_run(path, config, state)
+            _check_same_run(path / name, config, state)
         return cls(path, replace(config, out=path, overwrite=False), state, writable)
 
     def __enter__(self) -> "Run":
@@ -111,8 +122,8 @@ class Run:
 
     def __exit__(self, *exception: object) -> None:
         with suppress(OSError):
-            if self._writer is not None:
-                self._writer.close()
+            if self._events is not None:
+                self._events.close()
         if self._lock is not None:
             self._lock.release()
             with suppress(OSError):
@@ -127,16 +138,14 @@ class Run:
             return
         if self.checkpoint is None:
             # config.yaml first: without it nothing takes the folder for a run that can go on.
-            for pattern in ("config.yaml", "*.pt", "metrics.csv", "events.out.tfevents.*", ".*.tmp"):
+            for pattern in ("config.yaml", "*.pt", "metrics.csv", "events.out.tfevents.*", ".*.tmp", *DRAWN):
                 for left in self.path.glob(pattern):
                     left.unlink()
+            remove_empty([self.path / "plots"])
         self._write("config.yaml", yaml.safe_dump(self._recorded() | {"environment": environment}, sort_keys=False))
         self._write("metrics.csv", _csv(history))
-        # Importing TensorBoard takes a second: not before something is written to it.
-        from torch.utils.tensorboard import SummaryWriter
-
         with self._explained("TensorBoard's events"):
-            self._writer = SummaryWriter(str(self.path), purge_step=len(history) + 1)  # type: ignore[no-untyped-call]
+            self._events = EventFile(self.path, len(history) + 1)
 
     def save(self, state: dict[str, Any], history: list[EpochMetrics], best: bool = False) -> None:
         """Write last.pt, from which the run goes on; the history in it is what metrics.csv is made from.
@@ -171,11 +180,10 @@ class Run:
         """Write numbers of an epoch (default all that it has) for TensorBoard."""
         columns = row.columns()
         epoch = columns.pop("epoch")
+        given = {name: value for name, value in columns.items() if value is not None and name in (names or columns)}
+        assert self._events is not None
         with self._explained("TensorBoard's events"):
-            for name, value in columns.items():
-                if value is not None and name in (names or columns):
-                    self._writer.add_scalar(name.replace("_", "/", 1), value, epoch)
-            self._writer.flush()
+            self._events.scalars({name.replace("_", "/", 1): value for name, value in given.items()}, epoch)
 
     def _recorded(self) -> dict[str, Any]:
         """The options that belong to the run, wherever it is put and from wherever it is resumed."""
@@ -197,23 +205,32 @@ class Run:
             raise RunFolderError(f"can't write {path}: {error.strerror or error}{kept}") from error
         except UnicodeEncodeError as error:
             raise RunFolderError(f"can't write {path}: it takes names in UTF-8 only; rename the folder") from error
-        except RuntimeError as error:  # TensorBoard writes in a thread of its own
-            if "thread" not in str(error):
-                raise
-            raise RunFolderError(f"can't write {path}: {error}; is there a limit, as of `ulimit -u`?") from error
 
 
-def _last_checkpoint(run: Path) -> dict[str, Any]:
-    """What last.pt holds; if it can't be read, RunFolderError says whether best.pt can."""
+def _check_place(path: Path, changes: FitConfig) -> None:
+    """Raise ValueError for an option that would put a run elsewhere, which resuming it doesn't do."""
+    for option, value, own in (("name", changes.name, path.name), ("out", changes.out, path)):
+        if value is not None and Path(value).absolute() != Path(own).absolute():
+            raise ValueError(f"{option} is {value}, but a run goes on in its own folder {path}: leave it out")
+    if changes.overwrite:
+        raise ValueError(f"overwrite is true, but the run in {path} is to go on; allowed: --overwrite or --resume")
+
+
+def _checkpoint(run: Path, name: str) -> dict[str, Any]:
+    """What last.pt or best.pt holds; if last.pt can't be read, RunFolderError says whether best.pt can."""
     try:
-        return checkpoint.load(run / "last.pt")
+        if not (run / name).exists():
+            raise RunFolderError(f"{run / name} is missing")
+        return checkpoint.load(run / name)
     except RunFolderError as error:
+        if name != "last.pt":
+            raise
         try:
             epoch = len(checkpoint.load(run / "best.pt")["history"])
         except RunFolderError:
             raise error from error.__cause__
         raise RunFolderError(
-            f"{error}; best.pt beside it is sound: copied over last.pt, it lets the run go on from epoch {epoch}"
+            f"{error}; best.pt beside it is sound: copied to last.pt, it lets the run go on from epoch {epoch}"
         ) from error
 
 
@@ -262,12 +279,12 @@ def _check_same_run(path: Path, config: FitConfig, state: dict[str, Any]) -> Non
     """Raise RunFolderError where a checkpoint was copied from another run, or config.yaml was edited."""
     recorded = state.get("config")
     if not isinstance(recorded, dict) or not {"model", "optimizer", "progress", "history"} <= state.keys():
-        raise RunFolderError(f"{path / 'last.pt'} is not a checkpoint of a run")
+        raise RunFolderError(f"{path} is not a checkpoint of a run")
     for name, value in config.to_dict().items():
         # A run that does not depend on the number of threads may go on with fewer.
         if recorded.get(name, value) != value and name not in (*CHANGEABLE_ON_RESUME, "threads"):
             raise RunFolderError(
-                f"{path / 'last.pt'} is of another run than config.yaml beside it: {name} is {recorded[name]!r} "
+                f"{path} is of another run than config.yaml beside it: {name} is {recorded[name]!r} "
                 f"in the one and {value!r} in the other"
             )
 

@@ -32,7 +32,7 @@ class LIF(Resetting):
                  h = v - (v - v_reset) / tau + x              decay_input=False
 
     and fires and resets as :class:`~fastsnn.kernels.neurons.resetting.Resetting` says. Its default surrogate is atan
-    with alpha 2 (LIFNode's is Sigmoid with alpha 4).
+    with alpha 2 (LIFNode's is Sigmoid with alpha 4; the other defaults are LIFNode's).
     """
 
     tau: float = 2.0

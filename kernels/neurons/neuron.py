@@ -28,6 +28,7 @@ from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 from fastsnn.kernels.neurons import language
 from fastsnn.kernels.neurons.language import Operand, Value
 from fastsnn.kernels.neurons.surrogates import ALIASES, SURROGATES, Surrogate
+from fastsnn.kernels.suggestion import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Neuron:
             object.__setattr__(self, name, _checked(name, kind, getattr(self, name)))
         name = ALIASES.get(self.surrogate, self.surrogate)
         if name not in SURROGATES:
-            raise ValueError(f"surrogate is {self.surrogate!r}; allowed: {', '.join([*SURROGATES, *ALIASES])}")
+            allowed = [*SURROGATES, *ALIASES]
+            hint = did_you_mean(self.surrogate, allowed)
+            raise ValueError(f"surrogate is {self.surrogate!r}{hint}; allowed: {', '.join(allowed)}")
         object.__setattr__(self, "surrogate", name)
         if self.alpha is None:
             object.__setattr__(self, "alpha", SURROGATES[name].alpha)

@@ -22,6 +22,8 @@ def rest() -> bool:
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         return False
     libraries = _loaded()
+    if libraries and not _can_start((os.cpu_count() or 1) + 2):
+        return False
     for library in libraries:
         openmp, started = ctypes.CDLL(library), threading.Event()
         threading.Thread(target=_hold_team, args=(openmp, started), name="fastsnn-openmp", daemon=True).start()
@@ -37,6 +39,23 @@ def _loaded() -> list[str]:
         return []
     paths = {line.split(maxsplit=5)[-1] for line in lines if "/libgomp" in line}
     return sorted(path for path in paths if Path(path).is_file())
+
+
+def _can_start(threads: int) -> bool:
+    """Whether so many threads can be had: without them OpenMP ends the process."""
+    gate, started = threading.Event(), []
+    try:
+        for _ in range(threads):
+            started.append(threading.Thread(target=gate.wait))
+            started[-1].start()
+        return True
+    except RuntimeError:
+        return False
+    finally:
+        gate.set()
+        for thread in started:
+            if thread.ident is not None:
+                thread.join()
 
 
 def _hold_team(openmp: ctypes.CDLL, started: threading.Event) -> None:

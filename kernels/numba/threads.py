@@ -9,10 +9,12 @@ import logging
 import os
 import time
 from _thread import start_new_thread
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from queue import Empty, SimpleQueue
+from statistics import median
 from typing import Any
 
 import numba
@@ -33,6 +35,11 @@ FAILED = -(1 << 62)
 """Counter value after a failure: it stays negative however many workers arrive later."""
 GRACE = 10.0
 """Seconds in which a thread that was started must run."""
+
+REMEMBERED = 3
+"""Calls of each kind whose times are compared."""
+PROBE_EVERY = 64
+"""Calls between two looks at the number of workers that was slower."""
 
 logger = logging.getLogger("fastsnn.kernels")
 
@@ -85,6 +92,31 @@ def spread(kernel: Callable[..., None], workers: int, *arguments: Any, arrived: 
             fail(error)
     if failures:
         raise failures[0]
+
+
+class MeasuredWorkers:
+    """Whether all workers or one alone are faster, for a kernel whose workers meet often.
+
+    On a busy machine a worker that lost its core delays every meeting, and several are slower than one. So both are
+    timed in the first calls, and the slower one again from time to time.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._seconds: dict[int, deque[float]] = {}
+
+    def choose(self, most: int) -> int:
+        """How many workers the next call gets: ``most`` or 1."""
+        self._calls += 1
+        known = [self._seconds.setdefault(workers, deque(maxlen=REMEMBERED)) for workers in (most, 1)]
+        if any(len(seconds) < REMEMBERED for seconds in known):
+            return most if len(known[0]) <= len(known[1]) else 1
+        fast, slow = (most, 1) if median(known[0]) <= median(known[1]) else (1, most)
+        return slow if self._calls % PROBE_EVERY == 0 else fast
+
+    def note(self, workers: int, seconds: float) -> None:
+        """Remember what a sample took with so many workers."""
+        self._seconds[workers].append(seconds)
 
 
 class _Crew:

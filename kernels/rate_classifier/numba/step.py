@@ -3,11 +3,13 @@
     images uint8 [D, P] -> Poisson spikes [T, B, P] -> linear, LIF [T, B, N] -> loss of the mean rate -> Adam or SGD
 
 It computes what ``poisson_encode``, a linear layer, LIF neurons, ``reference.rate_loss`` and a torch optimizer compute.
-The bits of the result do not depend on the number of threads, which is ``numba.get_num_threads()``.
+The bits of the result do not depend on the number of threads, which is ``numba.get_num_threads()`` at most:
+one alone is taken while that is measured to be faster, as on a busy machine.
 Kernels: ``kernels.py``, ``neurons.py``. Twin: ``rate_classifier/triton/step.py``. Reference: ``kernels/reference.py``.
 Tests: ``tests/test_cpu_rate_step.py``, ``tests/test_cpu_training.py``.
 """
 
+import time
 from typing import Any, NamedTuple
 
 import numba
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from fastsnn.kernels.neurons import Neuron
 from fastsnn.kernels.numba.bits import LANES, aligned_empty
-from fastsnn.kernels.numba.threads import meeting, spread
+from fastsnn.kernels.numba.threads import MeasuredWorkers, meeting, spread
 from fastsnn.kernels.rate_classifier.numba.kernels import Problem, run, workspaces
 from fastsnn.kernels.rate_classifier.numba.neurons import sample_functions, scalars
 from fastsnn.kernels.rate_classifier.parameters import Parameters, neuron_refusal, optimizer_refusal
@@ -94,6 +96,7 @@ class RateStep:
         self.parameters = Parameters(weight, bias, optimizer, self.problem.columns, exact=False)
         size = (pixels + 1) * self.problem.columns if self.trained else 0
         self._gradients = aligned_empty((GROUPS, size), np.float32)
+        self._workers = MeasuredWorkers()
 
     def prepare(self, images: Tensor, labels: Tensor) -> Data:
         """Check ``images`` uint8 [D, ...] with ``labels`` int64 [D]; once per data set."""
@@ -139,8 +142,10 @@ class RateStep:
         losses, correct = torch.empty(steps), torch.empty(steps, dtype=torch.int64)
         rates, constants = parameters.schedule(steps) if learn else (torch.empty(steps, 2), torch.empty(5))
         moments = parameters.moments if learn else [parameters.weight] * 2
-        workers, arrived = min(numba.get_num_threads(), GROUPS), meeting()
+        most, arrived = min(numba.get_num_threads(), GROUPS), meeting()
+        workers = self._workers.choose(most) if learn else most
         weight, first, second = (tensor.reshape(-1).numpy() for tensor in (parameters.weight, *moments))
+        started = time.perf_counter()
         spread(
             run, workers, arrived, *self.neuron_functions, *data, order.contiguous().numpy(), stream, epoch, batch_size,
             learn, weight, first, second, self._gradients, rates.numpy(), constants.numpy(), problem,
@@ -149,6 +154,7 @@ class RateStep:
             arrived=arrived,
         )  # fmt: skip
         if learn:
+            self._workers.note(workers, (time.perf_counter() - started) / max(1, len(order)))
             parameters.advance(steps)
         return losses, correct
 
