@@ -70,9 +70,14 @@ def load(path: Path) -> dict[str, Any]:
 
 def load_named(run: Path, name: str) -> dict[str, Any]:
     """What last.pt or best.pt of a run folder holds; raises ValueError for another name, else as :func:`load`."""
+    return load(run / file_of(name))
+
+
+def file_of(name: str) -> str:
+    """last -> last.pt; raises ValueError for a name other than last and best."""
     if name not in NAMES:
         raise ValueError(f"checkpoint is {name!r}; allowed: {', '.join(NAMES)}")
-    return load(run / f"{name}.pt")
+    return f"{name}.pt"
 
 
 def _digest(value: Any) -> str:

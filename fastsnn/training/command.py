@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastsnn import backends, notices, settings
+from fastsnn.checkpoint import file_of
 from fastsnn.config import Config
 from fastsnn.errors import RunFolderError
 from fastsnn.initial_weights import samples_to_look_at
@@ -147,9 +148,9 @@ class TrainedRun:
         checkpoint: str = "last",
     ) -> "TrainedRun":
         """Open it, on another device or backend if one is named; on another device the backend is the fastest there."""
-        opened = Run.reopen(path, name=f"{checkpoint}.pt", writable=False)
+        opened = Run.reopen(path, name=file_of(checkpoint), writable=False)
         if (state := opened.checkpoint) is None:
-            raise RunFolderError(f"{path} has no checkpoint yet: it has no {checkpoint}.pt")
+            raise RunFolderError(f"{path} has no checkpoint yet: it has no last.pt")
         assert isinstance(opened.config, Config)
         config = _moved(opened.config, T, backend, device, data_dir)
         chosen = choose_device(config, Monitor(), ProcessGroup())
