@@ -93,6 +93,29 @@ def store(typingctx, array, offset, value):
 
 
 @intrinsic
+def at(typingctx, array, offset):
+    """array[offset] of a flat float32 array. Offsets are not negative: NumPy's wrap-around takes five instructions."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]), align=4)
+
+    return types.float32(array, types.intp), codegen
+
+
+@intrinsic
+def nonzero_bits(typingctx, array, offset):
+    """Which of array[offset : offset + 16] are not 0, a bit each."""
+
+    def codegen(context, builder, signature, args):
+        vector = builder.load(_address(context, builder, signature.args[0], *args, lanes_type), align=4)
+        mask = builder.fcmp_unordered("!=", vector, cgutils.get_null_value(vector.type))
+        return builder.zext(builder.bitcast(mask, ir.IntType(LANES)), ir.IntType(64))
+
+    return types.uint64(array, types.intp), codegen
+
+
+@intrinsic
 def add(typingctx, a, b):
     """a + b, lane by lane."""
 

@@ -10,27 +10,57 @@ Layout: currents, outputs and their gradients are [T, B * N]; ``columns`` is N r
 import numpy as np
 
 from fastsnn.kernels.numba import jit
-from fastsnn.kernels.numba.bits import LANES, add_product, load, store, zero
+from fastsnn.kernels.numba.bits import LANES, U64, add, add_product, at, load, nonzero_bits, store, zero
 from fastsnn.kernels.numba.program import step, step_back
 from fastsnn.kernels.numba.scan_kernels import forward_block
+from fastsnn.kernels.numba.spike_products.layout import lowest_bit
 
 TILE = 8
 """Samples that go through the backward pass side by side."""
 
 
 @jit
+def find_fired(previous, first, N, fired):
+    """Write to ``fired`` [N] the neurons j whose output previous[first + j] is not 0, and return how many they are."""
+    count, whole = 0, N // LANES * LANES
+    for c in range(0, whole, LANES):
+        bits = nonzero_bits(previous, first + c)
+        while bits != 0:
+            fired[count] = c + lowest_bit(bits)
+            count += 1
+            bits &= bits - U64(1)
+    for j in range(whole, N):
+        if at(previous, first + j) != 0:
+            fired[count] = j
+            count += 1
+    return count
+
+
+@jit
 def add_fired(previous, first, N, transposed, columns, fired, total):
     """total[:N] = sum of previous[first + j] * V^T[j] over the neurons j that are not 0; ``fired`` is scratch [N]."""
-    count = 0
-    for j in range(N):
-        fired[count] = j
-        count += previous[first + j] != 0
-    for c in range(0, columns, LANES):
-        row = zero()
+    count, c = find_fired(previous, first, N, fired), 0
+    while c + 4 * LANES <= columns:  # four sums at a time, none of which waits for another
+        a, b, d, e = zero(), zero(), zero(), zero()
         for k in range(count):
             j = fired[k]
-            row = add_product(row, previous[first + j], load(transposed, j * columns + c))
-        store(total, c, row)
+            value, row = at(previous, first + j), j * columns + c
+            a = add_product(a, value, load(transposed, row))
+            b = add_product(b, value, load(transposed, row + LANES))
+            d = add_product(d, value, load(transposed, row + 2 * LANES))
+            e = add_product(e, value, load(transposed, row + 3 * LANES))
+        store(total, c, a)
+        store(total, c + LANES, b)
+        store(total, c + 2 * LANES, d)
+        store(total, c + 3 * LANES, e)
+        c += 4 * LANES
+    while c < columns:
+        a = zero()
+        for k in range(count):
+            j = fired[k]
+            a = add_product(a, at(previous, first + j), load(transposed, j * columns + c))
+        store(total, c, a)
+        c += LANES
 
 
 @jit(entry=True)
@@ -65,34 +95,71 @@ def forward(worker, workers, program, N, current, state, initial, output, transp
 
 @jit
 def tile_product(grad, first, count, N, weight, columns, out):
-    """out[s, :N] = grad[first + s * N : ... + N] @ V for s < count <= TILE samples."""
-    for c in range(0, columns, LANES):
+    """out[s, :N] = grad[first + s * N : ... + N] @ V for s < count <= TILE samples; the last stands in for others."""
+    most = count - 1
+    s0, s1, s2, s3 = first, first + min(1, most) * N, first + min(2, most) * N, first + min(3, most) * N
+    s4, s5, s6, s7 = (
+        first + min(4, most) * N, first + min(5, most) * N, first + min(6, most) * N, first + min(7, most) * N
+    )  # fmt: skip
+    c = 0
+    while c + 2 * LANES <= columns:
         a0, a1, a2, a3, a4, a5, a6, a7 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
-        if count == TILE:
-            for n in range(N):
-                row, i = load(weight, n * columns + c), first + n
-                a0 = add_product(a0, grad[i], row)
-                a1 = add_product(a1, grad[i + N], row)
-                a2 = add_product(a2, grad[i + 2 * N], row)
-                a3 = add_product(a3, grad[i + 3 * N], row)
-                a4 = add_product(a4, grad[i + 4 * N], row)
-                a5 = add_product(a5, grad[i + 5 * N], row)
-                a6 = add_product(a6, grad[i + 6 * N], row)
-                a7 = add_product(a7, grad[i + 7 * N], row)
-            store(out, c, a0)
-            store(out, columns + c, a1)
-            store(out, 2 * columns + c, a2)
-            store(out, 3 * columns + c, a3)
-            store(out, 4 * columns + c, a4)
-            store(out, 5 * columns + c, a5)
-            store(out, 6 * columns + c, a6)
-            store(out, 7 * columns + c, a7)
-        else:
-            for s in range(count):
-                acc = zero()
-                for n in range(N):
-                    acc = add_product(acc, grad[first + s * N + n], load(weight, n * columns + c))
-                store(out, s * columns + c, acc)
+        b0, b1, b2, b3, b4, b5, b6, b7 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
+        for n in range(N):
+            row, next_row = load(weight, n * columns + c), load(weight, n * columns + c + LANES)
+            g = at(grad, s0 + n)
+            a0, b0 = add_product(a0, g, row), add_product(b0, g, next_row)
+            g = at(grad, s1 + n)
+            a1, b1 = add_product(a1, g, row), add_product(b1, g, next_row)
+            g = at(grad, s2 + n)
+            a2, b2 = add_product(a2, g, row), add_product(b2, g, next_row)
+            g = at(grad, s3 + n)
+            a3, b3 = add_product(a3, g, row), add_product(b3, g, next_row)
+            g = at(grad, s4 + n)
+            a4, b4 = add_product(a4, g, row), add_product(b4, g, next_row)
+            g = at(grad, s5 + n)
+            a5, b5 = add_product(a5, g, row), add_product(b5, g, next_row)
+            g = at(grad, s6 + n)
+            a6, b6 = add_product(a6, g, row), add_product(b6, g, next_row)
+            g = at(grad, s7 + n)
+            a7, b7 = add_product(a7, g, row), add_product(b7, g, next_row)
+        store(out, c, a0)
+        store(out, c + LANES, b0)
+        store(out, columns + c, a1)
+        store(out, columns + c + LANES, b1)
+        store(out, 2 * columns + c, a2)
+        store(out, 2 * columns + c + LANES, b2)
+        store(out, 3 * columns + c, a3)
+        store(out, 3 * columns + c + LANES, b3)
+        store(out, 4 * columns + c, a4)
+        store(out, 4 * columns + c + LANES, b4)
+        store(out, 5 * columns + c, a5)
+        store(out, 5 * columns + c + LANES, b5)
+        store(out, 6 * columns + c, a6)
+        store(out, 6 * columns + c + LANES, b6)
+        store(out, 7 * columns + c, a7)
+        store(out, 7 * columns + c + LANES, b7)
+        c += 2 * LANES
+    if c < columns:
+        a0, a1, a2, a3, a4, a5, a6, a7 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
+        for n in range(N):
+            row = load(weight, n * columns + c)
+            a0 = add_product(a0, at(grad, s0 + n), row)
+            a1 = add_product(a1, at(grad, s1 + n), row)
+            a2 = add_product(a2, at(grad, s2 + n), row)
+            a3 = add_product(a3, at(grad, s3 + n), row)
+            a4 = add_product(a4, at(grad, s4 + n), row)
+            a5 = add_product(a5, at(grad, s5 + n), row)
+            a6 = add_product(a6, at(grad, s6 + n), row)
+            a7 = add_product(a7, at(grad, s7 + n), row)
+        store(out, c, a0)
+        store(out, columns + c, a1)
+        store(out, 2 * columns + c, a2)
+        store(out, 3 * columns + c, a3)
+        store(out, 4 * columns + c, a4)
+        store(out, 5 * columns + c, a5)
+        store(out, 6 * columns + c, a6)
+        store(out, 7 * columns + c, a7)
 
 
 @jit
@@ -106,11 +173,14 @@ def backward_tile(
     start, stop = b * N, (b + count) * N
     whole = start + (stop - start) // LANES * LANES
     back[:] = np.float32(0)
+    total = upstream[0]
     for t in range(T - 1, -1, -1):
         given = grad_output[min(t, len(grad_output) - 1)]
         for s in range(count):
-            for i in range(N):
-                upstream[0, s * N + i] = given[start + s * N + i] + back[s * columns + i]
+            for c in range(0, N // LANES * LANES, LANES):
+                store(total, s * N + c, add(load(given, start + s * N + c), load(back, s * columns + c)))
+            for i in range(N // LANES * LANES, N):
+                total[s * N + i] = given[start + s * N + i] + back[s * columns + i]
         for i in range(start, whole, LANES):
             places = (t * width + i - start, i - start, i, t * n + i, i)
             step_back(program, kept, upstream, grad_state, grad_current, grad_rows, scalars, rows, places, None)
@@ -136,18 +206,14 @@ def backward_tile(
 @jit
 def add_outer(previous, grad, first, N, columns, grad_weight, fired):
     """grad_weight[j] += previous[first + j] * grad[first : first + N], for the neurons j that are not 0."""
-    count = 0
-    for j in range(N):
-        fired[count] = j
-        count += previous[first + j] != 0
-    whole = N // LANES * LANES
+    count, whole = find_fired(previous, first, N, fired), N // LANES * LANES
     for k in range(count):
         j = fired[k]
-        value, row = previous[first + j], grad_weight[j * columns : (j + 1) * columns]
+        value, row = at(previous, first + j), j * columns
         for c in range(0, whole, LANES):
-            store(row, c, add_product(load(row, c), value, load(grad, first + c)))
+            store(grad_weight, row + c, add_product(load(grad_weight, row + c), value, load(grad, first + c)))
         for c in range(whole, N):
-            row[c] += value * grad[first + c]
+            grad_weight[row + c] += value * at(grad, first + c)
 
 
 @jit(entry=True)
@@ -160,19 +226,21 @@ def backward(
 
     state [S, B * N]: the first states, which are overwritten; grad_state holds the gradients of the last ones and
     becomes those of the first. weight [N * columns]: V. grad_weight [groups, N * columns], grad_diagonal [groups, N]: a
-    partial sum of V's gradient, transposed, for each of the groups that samples are divided into, whatever the
+    partial sum of V's gradient, transposed, for each of the groups that tiles of samples are divided into, whatever the
     number of workers.
     """
     T, n = current.shape
     samples, columns = n // N, len(weight) // N
+    tiles = (samples + TILE - 1) // TILE
     kept = np.empty((kept_numbers, T, TILE * N), np.float32)
     upstream, back = np.empty((1, TILE * N), np.float32), np.empty(TILE * max(columns, N), np.float32)
     fired = np.empty(N + 1, np.int64)
     for group in range(worker, groups, workers):
         grad_weight[group] = np.float32(0)
         grad_diagonal[group] = np.float32(0)
-        for b in range(samples * group // groups, samples * (group + 1) // groups, TILE):
-            count = min(TILE, samples * (group + 1) // groups - b)
+        for tile in range(tiles * group // groups, tiles * (group + 1) // groups):
+            b = tile * TILE
+            count = min(TILE, samples - b)
             forward_block(
                 forward_program, current, state, None, kept, forward_scalars, forward_rows, b * N, (b + count) * N
             )
