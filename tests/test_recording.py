@@ -241,5 +241,8 @@ def test_a_run_without_checkpoint_and_a_foreign_one(run: Path, tmp_path: Path) -
     with pytest.raises(RunFolderError, match="of another network"):
         _ = Recording(copy).outcome
     (copy / "last.pt").unlink()
+    with pytest.raises(RunFolderError, match=r"last\.pt is missing; best\.pt beside it is sound"):
+        Recording(copy)
+    (copy / "best.pt").unlink()
     with pytest.raises(RunFolderError, match=r"has no checkpoint yet: it has no last\.pt"):
         Recording(copy)
