@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn.kernels import eager
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.packed import PackedSpikes, carrier_for
 from fastsnn.kernels.scan import learnt_values, needs_gradient, ready, sum_to, without_second_derivative
@@ -131,7 +132,8 @@ def _backward(
     of_x, of_weight, of_bias, of_state, of_carrier, *_ = ctx.needs_input_grad
     grad_x, grad_weight, grad_bias, grad_state, grad_rows = without_second_derivative(
         ctx.given[-1],
-        linear_backward_op(
+        eager.run(
+            linear_backward_op,
             grad_carrier if ctx.pack else grad_output, grad_final, kept, x, weight, state, parameters,
             [of_x or of_carrier, of_weight, of_bias], ctx.x_dtype, *ctx.given,
         ),
@@ -165,7 +167,8 @@ def linear(
     words, T, carrier = x if isinstance(x, PackedSpikes) else (x, len(x), None)
     batch, N = words.shape[1:-1], weight.shape[0]
     keep = needs_gradient(words, weight, bias, state, carrier, *given)
-    output, final, _, out = linear_op(
+    output, final, _, out = eager.call(
+        linear_op, _setup_context, _backward,
         as_three_axes(words), weight, bias, None if state is None else state.reshape(len(state), -1, N),
         None if carrier is None else as_three_axes(carrier),
         [as_last_axis(value, batch, N) for value in values],

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn.kernels import eager
 from fastsnn.kernels.linear import as_last_axis, as_three_axes
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.packed import PackedSpikes, carrier_for
@@ -141,7 +142,8 @@ def _backward(
     of_x, of_weight, of_bias, of_recurrent, of_state, of_initial, of_carrier, *_ = ctx.needs_input_grad
     grad_x, grad_weight, grad_bias, grad_recurrent, grad_state, grad_initial, grad_rows = without_second_derivative(
         ctx.given[-1],
-        recurrent_backward_op(
+        eager.run(
+            recurrent_backward_op,
             grad_carrier if ctx.pack else grad_output, grad_final, kept, output, x, weight, recurrent_weight, state,
             initial, parameters, [of_x or of_carrier, of_weight, of_bias], ctx.x_dtype, *ctx.given,
         ),
@@ -178,7 +180,8 @@ def recurrent(
     words, T, carrier = x if isinstance(x, PackedSpikes) else (x, len(x), None)
     batch, N = words.shape[1:-1], weight.shape[0]
     keep = needs_gradient(words, weight, bias, recurrent_weight, state, initial, carrier, *given)
-    output, final, _, out = recurrent_op(
+    output, final, _, out = eager.call(
+        recurrent_op, _setup_context, _backward,
         as_three_axes(words), weight, bias, recurrent_weight,
         None if state is None else state.reshape(len(state), -1, N),
         None if initial is None else initial.reshape(-1, N),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsnn.kernels import eager
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.program import CompiledNeuron, compiled
 
@@ -121,7 +122,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _
     current, state, kept, *parameters = ctx.saved_tensors
     grad_current, grad_state, grad_rows = without_second_derivative(
         ctx.given[2],
-        scan_backward_op(grad_output, grad_final, current, state, kept, parameters, *ctx.given),
+        eager.run(scan_backward_op, grad_output, grad_final, current, state, kept, parameters, *ctx.given),
         (current, state),
     )
     grad_values = [sum_to(row, shape) for row, shape in zip(grad_rows, ctx.value_shapes, strict=True)]
@@ -187,7 +188,9 @@ def scan(
     values = learnt_values(neuron.key, learnt, given) if given else []
     keep = needs_gradient(current, state, *given)
     detached = [parameter.detach() for parameter in given]
-    output, final, _ = scan_op(current, state, values, detached, neuron.key, learnt, backend, keep)
+    output, final, _ = eager.call(
+        scan_op, _setup_context, _backward, current, state, values, detached, neuron.key, learnt, backend, keep
+    )
     return output, final
 
 

@@ -172,7 +172,9 @@ def test_what_is_not_spikes_goes_the_dense_way(
 
 
 def test_negative_zero_is_no_spike() -> None:
-    assert spike_products.pack(torch.tensor([[-0.0, 1.0, 0.0]])).tolist() == [[0, 1, 0]]  # type: ignore[union-attr]
+    packed = spike_products.pack(torch.tensor([[-0.0, 1.0, 0.0]]))
+    assert packed is not None
+    assert packed.tolist() == [[0, 1, 0]]
 
 
 @pytest.mark.parametrize("way", choice.WAYS)

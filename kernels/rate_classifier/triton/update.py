@@ -90,8 +90,6 @@ def update_kernel(
             offs_g = row[:, :, None] * BLOCK_N + offs_n[None, None, :]
             gradient += tl.sum(tl.load(partial_ptr + offs_g, mask=counts[:, :, None], other=0.0), 0)
         second = tl.load(second_ptr + offs, mask=mask, other=0.0) if ADAM else first
-        # Several warps may hold an element, of which one stores it: all have loaded it by then.
-        tl.debug_barrier()
         if ADAM:
             first += tl.load(hyper_ptr + 1) * (gradient - first)
             second = second * tl.load(hyper_ptr + 2) + tl.load(hyper_ptr + 3) * gradient * gradient
