@@ -258,10 +258,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, run: Path, tmp_path
 
 
 def test_a_run_without_checkpoint(run: Path, command: Command) -> None:
-    (run / "last.pt").unlink()
-    code, _, stderr = command("report", run)
-    assert (code, stderr.count("\n")) == (1, 1)
-    assert "has no checkpoint yet: it has no last.pt" in stderr
+    for name, said in (
+        ("last.pt", "best.pt beside it is sound"),
+        ("best.pt", "has no checkpoint yet: it has no last.pt"),
+    ):
+        (run / name).unlink()
+        code, _, stderr = command("report", run)
+        assert (code, stderr.count("\n")) == (1, 1)
+        assert said in stderr
     assert not (run / "report.html").exists()
 
 

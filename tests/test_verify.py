@@ -239,7 +239,7 @@ def test_backends_that_cannot_run_are_skipped_or_raise(monkeypatch: pytest.Monke
         ({"case": "lif-on"}, "case is 'lif-on'; allowed: lif-one, lif-one-step$"),
         ({"case": "threshold-step"}, "allowed: threshold-atan, .*threshold-fast_sigmoid$"),
         ({"case": "lif-one", "neuron": "lif"}, "case is 'lif-one'; allowed: neuron-lif-scan, "),
-        ({"neuron": "lfi"}, "neuron is 'lfi'; allowed: if, lif, "),
+        ({"neuron": "lfi"}, r"neuron is 'lfi' \(did you mean lif\?\); allowed: if, lif, "),
         ({"case": "currents-K61", "backend": "torch", "device": "cpu"}, "nothing to run here; torch: .*yardstick"),
     ],
 )

@@ -142,6 +142,8 @@ class Run:
                 for left in self.path.glob(pattern):
                     left.unlink()
             remove_empty([self.path / "plots"])
+        elif len(self.checkpoint["history"]) == 1 and not (self.path / "best.pt").exists():
+            self._write("best.pt", checkpoint.pack(self.checkpoint))  # killed between the two
         self._write("config.yaml", yaml.safe_dump(self._recorded() | {"environment": environment}, sort_keys=False))
         self._write("metrics.csv", _csv(history))
         with self._explained("TensorBoard's events"):
@@ -150,15 +152,16 @@ class Run:
     def save(self, state: dict[str, Any], history: list[EpochMetrics], best: bool = False) -> None:
         """Write last.pt, from which the run goes on; the history in it is what metrics.csv is made from.
 
-        best.pt comes first: a run that is killed between the two makes it again.
+        best.pt comes first: a run that is killed between the two makes it again. The first time it comes last, since a
+        best.pt without a last.pt is a run that lost it.
         """
         if self._lock is None:
             return
         content = state | {"history": [asdict(row) for row in history], "config": self._recorded()}
         packed = checkpoint.pack(content)
-        if best:
-            self._write("best.pt", packed)
-        self._write("last.pt", packed)
+        names = ["best.pt", "last.pt"] if best else ["last.pt"]
+        for name in names if (self.path / "last.pt").exists() else reversed(names):
+            self._write(name, packed)
 
     def save_epoch(self, state: dict[str, Any], history: list[EpochMetrics], best: bool) -> None:
         """Everything that is written when an epoch ends."""
@@ -203,8 +206,6 @@ class Run:
         except OSError as error:
             kept = "; the previous file is intact" if path.exists() else ""
             raise RunFolderError(f"can't write {path}: {error.strerror or error}{kept}") from error
-        except UnicodeEncodeError as error:
-            raise RunFolderError(f"can't write {path}: it takes names in UTF-8 only; rename the folder") from error
 
 
 def _check_place(path: Path, changes: FitConfig) -> None:
