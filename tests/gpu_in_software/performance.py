@@ -152,9 +152,10 @@ def page() -> str:
     """The page, from the results of all targets."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("sm_*.json"))}
     parts = [_head(found)]
-    for name in next(iter(found.values()))["subjects"]:
+    for name in dict.fromkeys(name for results in found.values() for name in results["subjects"]):
         parts += [f"\n## {name[0].upper() + name[1:]}\n\n{TABLE}"]
-        parts += [_row(target, results["subjects"][name]) for target, results in found.items()]
+        counted = {target: results["subjects"].get(name) for target, results in found.items()}
+        parts += [_row(target, subject) for target, subject in counted.items() if subject]
     return "\n".join(parts) + "\n"
 
 
