@@ -52,7 +52,8 @@ def forward_loop(
         final[k].copy_(state[k]) if state is not None else final[k].fill_(rest)
     # Spikes are exact in bf16, the dtype that tensor cores take.
     exact = neuron.neuron.spikes and initial is None
-    right, options = _prepared(recurrent_weight, 128)
+    # V^T, so that the lanes of a tile lie side by side: as rows of V they would lie in one bank of shared memory.
+    right, options = _prepared(recurrent_weight.t(), 128)  # of one axis it is itself
     halved = exact and options["PARTS"] == 3
     ring = final.new_zeros((2, B, N), dtype=torch.bfloat16 if halved else torch.float32)
     if initial is not None:

@@ -4,8 +4,8 @@ Samples never meet, so a program owns SAMPLES of them and goes through all T. At
 tile's last outputs with V, BLOCK_N neurons at a time, then the neurons' step. What a step reads of the step before,
 also of other threads, goes round through memory (the cache), behind a barrier: outputs or gradients, states and sums.
 
-Currents, outputs and gradients are [T, B, N]. ``recurrent_ptr`` is V [N, width], as bf16 parts or as it is,
-or with DIAGONAL its diagonal [N]; then a program owns BLOCK_N neurons too.
+Currents, outputs and gradients are [T, B, N]. ``recurrent_ptr`` is V (forward V^T) [N, width], as bf16 parts or as it
+is, or with DIAGONAL its diagonal [N]; then a program owns BLOCK_N neurons too.
 """
 
 from fastsnn.kernels.triton import tl, triton
@@ -46,7 +46,7 @@ def recurrent_forward_kernel(
             else:
                 back = multiply(
                     previous + samples, mask_b, 1, 0,
-                    recurrent_ptr + offs_n.to(tl.int64)[None, :] * width, mask_n, 1, part, N, width,
+                    recurrent_ptr + offs_n[None, :], mask_n, width, part, N, N,
                     1, LEFT_EXACT, PARTS, ROUNDED, OPERAND, SAMPLES, BLOCK_N, BLOCK_K,
                 )  # fmt: skip
             current = tl.load(current_ptr + step + lanes, mask=mask, other=0.0) + back
