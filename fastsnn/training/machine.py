@@ -82,8 +82,12 @@ def settings_kept() -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic)  # imports torch's compiler, even to change nothing
 
 
-_OUT_OF_MEMORY = "out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED"
-"""Parts of messages: torch's allocator on the CPU, C++ and the CUDA libraries all raise a plain RuntimeError."""
+_OUT_OF_MEMORY = (
+    "out of memory", "allocate memory", "alloc_cpu", "bad_alloc", "ALLOC_FAILED", "error return without exception set"
+)  # fmt: skip
+"""Parts of messages. Torch's allocator, C++ and the CUDA libraries all raise a plain RuntimeError, whose text may itself
+be cut short; a compiled function that can't allocate may return without an exception, Python's SystemError.
+"""
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def memory_explained(device: torch.device, advice: str) -> Iterator[None]:
     """Turn an allocation that fails into one line with ``advice``."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, SystemError) as error:
         if not isinstance(error, MemoryError) and not any(part in str(error) for part in _OUT_OF_MEMORY):
             raise
         raise FastSNNError(f"{device} ran out of memory: {advice}") from error
