@@ -85,7 +85,7 @@ def settings_kept() -> Iterator[None]:
 _OUT_OF_MEMORY = (
     "out of memory", "allocate memory", "alloc_cpu", "bad_alloc", "ALLOC_FAILED", "error return without exception set"
 )  # fmt: skip
-"""Parts of messages. Torch's allocator, C++ and the CUDA libraries all raise a plain RuntimeError, whose text may itself
+"""Parts of messages. Torch's allocator, C++ and the CUDA libraries raise a plain RuntimeError, whose text may itself
 be cut short; a compiled function that can't allocate may return without an exception, Python's SystemError.
 """
 
