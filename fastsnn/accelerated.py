@@ -216,8 +216,8 @@ class _Deferred(Tensor):
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(own) or torch_module._has_any_global_hook()
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return any(getattr(module, f"_{kind}") or getattr(torch_module, f"_global_{kind}") for kind in kinds)
 
 
 def is_plain_linear(module: object) -> bool:
