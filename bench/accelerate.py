@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -58,9 +59,10 @@ def from_snntorch(batch: int) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     parts: list[nn.Module] = []
     for a, b in pairwise((128, 128, 128, 128, 20)):
-        parts += [nn.Linear(a, b), snntorch.Leaky(0.9, init_hidden=True)]
+        linear = nn.Linear(a, b)
         with torch.no_grad():
-            parts[-2].weight.mul_(3)  # type: ignore[operator, union-attr]
+            linear.weight.mul_(3)
+        parts += [linear, snntorch.Leaky(0.9, init_hidden=True)]
     return Loop(nn.Sequential(*parts)), public_networks.spikes(256, batch, 128, rate=0.05)
 
 
@@ -115,9 +117,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     subjects: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {"784-800-10, T=100, B=64": tutorial}
     for batch in (16, 64, 256):
-        subjects[f"snnTorch 128-128-128-20, T=256, B={batch}"] = lambda batch=batch: from_snntorch(batch)  # type: ignore[misc]
+        subjects[f"snnTorch 128-128-128-20, T=256, B={batch}"] = partial(from_snntorch, batch)
     for name in public_networks.NETWORKS:
-        subjects[name] = lambda name=name: public_networks.build(name, width=options.width)  # type: ignore[misc]
+        subjects[name] = partial(public_networks.build, name, width=options.width)
     found = {}
     for name, make in subjects.items():
         if options.only in name:

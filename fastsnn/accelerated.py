@@ -4,7 +4,7 @@ A layer keeps its class as its base, its attributes, hooks, parameters and memor
 what the fused kernels can't do runs in SpikingJelly's own loop, with a notice. Tests: ``tests/test_conversion.py``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from spikingjelly.activation_based import layer, neuron, surrogate
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_map_only
 
-from fastsnn.functional import linear, recurrent, scan
+from fastsnn.functional import linear, recurrent, scan, state_dtype
+from fastsnn.hooks import has_hooks
 from fastsnn.kernels.neurons import IF, LIF, PLIF, SURROGATES, Neuron
 from fastsnn.notices import say_once
 
@@ -30,7 +30,8 @@ _COSMETIC = {"__init__", "__repr__", "__str__", "extra_repr", "__doc__", "__modu
 _COSMETIC |= {"__weakref__", "__slots__", "__static_attributes__", "__firstlineno__", "__hash__"}
 
 
-def known_base(cls: type, known: Iterator[type] | dict[Any, Any]) -> type | None:
+@cache
+def known_base(cls: type, known: tuple[type, ...]) -> type | None:
     """The class of ``known`` whose methods ``cls`` has, all of them: itself or a subclass that overrides nothing."""
     for base in known:
         if issubclass(cls, base):
@@ -43,22 +44,6 @@ def known_base(cls: type, known: Iterator[type] | dict[Any, Any]) -> type | None
 
 def neuron_refusal(node: Any) -> str | None:
     """Why a SpikingJelly neuron, as it is now, can't run on the fused kernels, in one sentence; None if it can."""
-    original = original_class(type(node))
-    if known_base(original, NODES) is None:
-        names = ", ".join(cls.__name__ for cls in NODES)
-        if any(issubclass(original, cls) for cls in NODES):
-            return f"it is a {original.__name__} with methods of its own; allowed: {names} as they are"
-        return f"it is a {original.__name__}; allowed: {names}"
-    function = node.surrogate_function
-    if known_base(type(function), _SURROGATES) is None:
-        names = ", ".join(cls.__name__ for cls in _SURROGATES)
-        return f"its surrogate is {type(function).__name__}; allowed: {names} as they are"
-    if not function.spiking:
-        return "its surrogate does not spike (spiking=False)"
-    if node.store_v_seq:
-        return "it stores v_seq, which the fused kernels do not"
-    if node.backend != "torch":
-        return f"its own backend is {node.backend!r}; allowed: 'torch'"
     try:
         neuron_of(node)
     except (TypeError, ValueError) as error:
@@ -67,10 +52,25 @@ def neuron_refusal(node: Any) -> str | None:
 
 
 def neuron_of(node: Any) -> tuple[Neuron, dict[str, Tensor]]:
-    """The neuron with the attributes that ``node`` has now, and those that are tensors, by name."""
-    base = known_base(original_class(type(node)), NODES)
-    assert base is not None
-    function = node.surrogate_function
+    """The neuron with the attributes that ``node`` has now, and those that are tensors, by name.
+
+    Raises TypeError or ValueError for what the fused kernels can't do.
+    """
+    original, function = original_class(type(node)), node.surrogate_function
+    base, row = known_base(original, tuple(NODES)), known_base(function.__class__, tuple(_SURROGATES))
+    if base is None:
+        names = ", ".join(cls.__name__ for cls in NODES)
+        own = " with methods of its own" if issubclass(original, tuple(NODES)) else ""
+        raise ValueError(f"it is a {original.__name__}{own}; allowed: {names}{' as they are' if own else ''}")
+    if row is None:
+        names = ", ".join(cls.__name__ for cls in _SURROGATES)
+        raise ValueError(f"its surrogate is {type(function).__name__}; allowed: {names} as they are")
+    if not function.spiking:
+        raise ValueError("its surrogate does not spike (spiking=False)")
+    if node.store_v_seq:
+        raise ValueError("it stores v_seq, which the fused kernels do not")
+    if node.backend != "torch":
+        raise ValueError(f"its own backend is {node.backend!r}; allowed: 'torch'")
     options = {name: getattr(node, name) for name in ("v_threshold", "v_reset", "detach_reset")}
     if base is not neuron.IFNode:
         options["decay_input"] = node.decay_input
@@ -80,12 +80,10 @@ def neuron_of(node: Any) -> tuple[Neuron, dict[str, Tensor]]:
     if base is neuron.ParametricLIFNode:
         tensors["w"] = node.w
     # A tensor's place is taken by a value that is allowed: a look at it would wait for the device.
-    stand_ins = {"v_threshold": max(1.0, 1.0 + (node.v_reset or 0.0)), "tau": 2.0}
+    stand_ins = {"v_threshold": 1.0 + max(0.0, node.v_reset or 0.0), "tau": 2.0}
     options |= {name: stand_ins[name] for name in tensors if name in stand_ins}
-    surrogate_base = known_base(type(function), _SURROGATES)
-    assert surrogate_base is not None
-    name = _SURROGATES[surrogate_base]
-    return _made(NODES[base], (*options.items(), ("surrogate", name), ("alpha", float(function.alpha)))), tensors
+    options |= {"surrogate": _SURROGATES[row], "alpha": float(function.alpha)}
+    return _made(NODES[base], tuple(options.items())), tensors
 
 
 @lru_cache(maxsize=1024)
@@ -112,27 +110,29 @@ class Node(Accelerated):
     """A neuron whose many steps are one fused scan."""
 
     def multi_step_forward(self: Any, x: Tensor) -> Tensor:
-        reason = neuron_refusal(self)
-        if reason is None and not isinstance(x, _Deferred) and (x.dim() < 2 or not x.is_floating_point()):
-            reason = f"its input is {x.dtype} {list(x.shape)}; allowed: floating point [T, ...]"
-        if reason is not None:
+        deferred = x if isinstance(x, Deferred) and x.product is None else None
+        shape = x.output_shape() if isinstance(x, Deferred) else x.shape
+        try:
+            chosen, tensors = neuron_of(self)
+            if len(shape) < 2 or not x.is_floating_point():
+                raise ValueError(f"its input is {x.dtype} {list(shape)}; allowed: floating point [T, ...]")
+        except (TypeError, ValueError) as reason:
             if self.backend == "torch":
-                say_once(f"{original_class(type(self)).__name__} runs in SpikingJelly's own loop: {reason}")
-            return super().multi_step_forward(x)  # type: ignore[misc,no-any-return]
-        chosen, tensors = neuron_of(self)
-        if isinstance(x, _Deferred) and x.product is None:
-            weight, bias = x.layer.weight, x.layer.bias
-            batched = x.input if x.input.dim() > 2 else x.input.unsqueeze(1)
-            state = state_of(self, (*x.input.shape[1:-1], len(weight)), weight, chosen)
-            if state is not None and x.input.dim() == 2:
-                state = {name: value.unsqueeze(0) for name, value in state.items()}
-            spikes, last = linear(batched, weight, bias, chosen, state, parameters=tensors, backend=self.accelerated_by)
-            if x.input.dim() == 2:
-                spikes, last = spikes.squeeze(1), {name: value.squeeze(0) for name, value in last.items()}
+                say_once(f"{type(self).__name__} runs in SpikingJelly's own loop: {reason}")
+            return super().multi_step_forward(computed(x))  # type: ignore[misc,no-any-return]
+        like = computed(x) if deferred is None else deferred.layer.weight
+        state = state_of(self, shape[1:], like, chosen)
+        options: dict[str, Any] = {"parameters": tensors, "backend": self.accelerated_by}
+        if deferred is None:
+            spikes, last = scan(like, chosen, state, **options)
         else:
-            x = x.value() if isinstance(x, _Deferred) else x
-            state = state_of(self, x.shape[1:], x, chosen)
-            spikes, last = scan(x, chosen, state, parameters=tensors, backend=self.accelerated_by)
+            # A linear layer wants [T, B, K]; without a batch there is one sample.
+            spikes, last = linear(
+                deferred.input.reshape(shape[0], -1, deferred.input.shape[-1]), like, deferred.layer.bias, chosen,
+                state and {name: value.reshape(-1, shape[-1]) for name, value in state.items()}, **options,
+            )  # fmt: skip
+            spikes = spikes.reshape(shape)
+            last = {name: value.reshape(shape[1:]) for name, value in last.items()}
         self.v = last["v"].clone()  # of its own memory: detach_() works on no view
         return as_of_a_node(spikes)
 
@@ -141,10 +141,10 @@ class Recurrent(Accelerated):
     """A ``LinearRecurrentContainer`` whose many steps are one fused recurrent layer."""
 
     def multi_step_forward(self: Any, x: Tensor) -> Tensor:
-        inner, node = contained(self)
-        if node is None or (reason := neuron_refusal(node)) is not None:
-            say_once(f"LinearRecurrentContainer runs in SpikingJelly's own loop: {reason if node else 'its module'}")
+        if reason := container_refusal(self):
+            say_once(f"{type(self).__name__} runs in SpikingJelly's own loop: {reason}")
             return super().multi_step_forward(x)  # type: ignore[misc,no-any-return]
+        inner, node = contained(self)
         weight, bias = self.rc.weight, self.rc.bias
         if inner is not None:  # one product after the other is one
             bias = inner.bias if bias is None else F.linear(bias, inner.weight, inner.bias)
@@ -154,7 +154,7 @@ class Recurrent(Accelerated):
         shape = (*x.shape[1:-1], len(weight))
         state = state_of(node, shape, weight, chosen)
         if self.y is not None or state is not None:
-            zeros = torch.zeros(shape, dtype=torch.float32, device=x.device)
+            zeros = torch.zeros(shape, dtype=state_dtype(weight), device=x.device)
             rest = dict(zip(chosen.states, chosen.rest(), strict=True))
             state = state or {name: torch.full_like(zeros, value) for name, value in rest.items()}
             state = {**state, "output": zeros if self.y is None else self.y.to(zeros.dtype)}
@@ -164,6 +164,19 @@ class Recurrent(Accelerated):
         assert isinstance(spikes, Tensor)
         node.v, self.y = last["v"].clone(), last["output"].to(spikes.dtype).clone()
         return as_of_a_node(spikes)
+
+
+def container_refusal(container: Any) -> str | None:
+    """Why a recurrent container can't be one fused layer, in one sentence; None if it can."""
+    original = original_class(type(container))
+    if known_base(original, (layer.LinearRecurrentContainer,)) is None:
+        return f"it is a {original.__name__} with methods of its own"
+    _, node = contained(container)
+    if node is None:
+        return "it holds other modules than a linear layer and a neuron in step mode 's'"
+    if any(has_hooks(module) for module in container.modules() if module is not container):
+        return "a module within it has hooks, which see each step"
+    return neuron_refusal(node)
 
 
 def contained(container: Any) -> tuple[nn.Linear | None, Any]:
@@ -185,13 +198,13 @@ class DeferringLinear(Accelerated):
     nodes: tuple[nn.Module, ...]
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        hooked = _has_hooks(self) or any(_has_hooks(node) or node.step_mode != "m" for node in self.nodes)
+        hooked = has_hooks(self) or any(has_hooks(node) or node.step_mode != "m" for node in self.nodes)
         if hooked or torch.compiler.is_compiling() or type(x) is not Tensor or x.dim() < 2:
             return super().forward(x)  # type: ignore[misc,no-any-return]
-        return _Deferred(x, self)
+        return Deferred(x, self)
 
 
-class _Deferred(Tensor):
+class Deferred(Tensor):
     """The product of ``input`` and ``layer``, which is computed when something other than a neuron asks for it."""
 
     input: Tensor
@@ -199,35 +212,41 @@ class _Deferred(Tensor):
     product: Tensor | None
 
     @staticmethod
-    def __new__(cls, x: Tensor, layer: nn.Linear) -> "_Deferred":
-        made: _Deferred = Tensor._make_subclass(cls, torch.empty(0))
+    def __new__(cls, x: Tensor, layer: nn.Linear) -> "Deferred":
+        made: Deferred = Tensor._make_subclass(cls, torch.empty(0))
         made.input, made.layer, made.product = x, layer, None
         return made
 
-    def value(self) -> Tensor:
-        if self.product is None:
-            self.product = F.linear(self.input, self.layer.weight, self.layer.bias)
-        return self.product
+    def output_shape(self) -> torch.Size:
+        """The product's shape, without the product."""
+        return torch.Size((*self.input.shape[:-1], self.layer.out_features))
+
+    def is_floating_point(self) -> bool:
+        return self.input.is_floating_point()
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map_only(_Deferred, _Deferred.value, (args, kwargs or {}))
+        args, kwargs = tree_map_only(Deferred, computed, (args, kwargs or {}))
         return func(*args, **kwargs)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-    return any(getattr(module, f"_{kind}") or getattr(torch_module, f"_global_{kind}") for kind in kinds)
+def computed(x: Tensor) -> Tensor:
+    """The tensor itself, which may have been deferred."""
+    if not isinstance(x, Deferred):
+        return x
+    if x.product is None:
+        x.product = F.linear(x.input, x.layer.weight, x.layer.bias)
+    return x.product
 
 
 def is_plain_linear(module: object) -> bool:
     """Whether a module computes what ``nn.Linear`` computes; SpikingJelly's ``layer.Linear`` adds a step mode."""
-    return known_base(original_class(type(module)), {layer.Linear: 0, nn.Linear: 0}) is not None
+    return known_base(original_class(type(module)), (layer.Linear, nn.Linear)) is not None
 
 
 def state_of(node: Any, shape: tuple[int, ...], like: Tensor, chosen: Neuron) -> dict[str, Tensor] | None:
     """The potential of a SpikingJelly neuron as a state [*shape]; None at rest. Raises ValueError for another shape."""
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    dtype = state_dtype(like)
     if not isinstance(node.v, Tensor):
         if node.v == chosen.rest()[0]:
             return None

@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastsnn.backend_protocol import Backend, Parameters
+from fastsnn.backend_protocol import Parameters
 from fastsnn.kernels import linear as linear_operation
 from fastsnn.kernels import recurrent as recurrent_operation
 from fastsnn.kernels import reference
@@ -17,11 +17,33 @@ from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.kernels.triton import toolchain_refusal
 
 
-class TorchBackend:
+class ScanBackend:
+    """What the two backends that have a scan, but no product of their own, have in common: torch's product."""
+
+    paths: tuple[str, ...] = ("auto",)
+
+    def scan(
+        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def linear(
+        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
+        parameters: Parameters, packed: bool, path: str,
+    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
+        dense = x.unpack() if isinstance(x, PackedSpikes) else x
+        current = torch.nn.functional.linear(dense.to(weight.dtype), weight, bias)
+        output, last = self.scan(current, neuron, state, parameters)
+        return PackedSpikes.pack(output) if packed else output, last
+
+    def rate_classifier(self) -> ModuleType | None:
+        return None
+
+
+class TorchBackend(ScanBackend):
     """The reference equations, under torch's autograd."""
 
     name = "torch"
-    paths: tuple[str, ...] = ("auto",)
 
     def refusal(self, device: torch.device) -> str | None:
         return None
@@ -40,12 +62,6 @@ class TorchBackend:
         output, last = reference.scan(current.float() if half else current, neuron, states, parameters)
         return output.to(current.dtype), torch.stack(last)
 
-    def linear(
-        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
-        parameters: Parameters, packed: bool, path: str,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        return product_then_scan(self, x, weight, bias, neuron, state, parameters, packed)
-
     def recurrent(
         self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
         state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
@@ -56,20 +72,6 @@ class TorchBackend:
         operands = dense.to(wide), weight.to(wide), recurrent_weight.to(wide)
         output, last = reference.recurrent(*operands, b, neuron, states, initial, parameters)
         return PackedSpikes.pack(output) if packed else output.to(weight.dtype), torch.stack(last)
-
-    def rate_classifier(self) -> ModuleType | None:
-        return None
-
-
-def product_then_scan(
-    backend: Backend, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron,
-    state: Tensor | None, parameters: Parameters, packed: bool,
-) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-    """``linear`` of a backend that has no product of its own: torch's, and the backend's scan."""
-    dense = x.unpack() if isinstance(x, PackedSpikes) else x
-    current = torch.nn.functional.linear(dense.to(weight.dtype), weight, bias)
-    output, last = backend.scan(current, neuron, state, parameters)
-    return PackedSpikes.pack(output) if packed else output, last
 
 
 class CompiledBackend:
@@ -148,11 +150,10 @@ class TritonBackend(CompiledBackend):
         return step
 
 
-class CupyBackend:
+class CupyBackend(ScanBackend):
     """SpikingJelly's own CUDA kernels."""
 
     name = "cupy"
-    paths: tuple[str, ...] = ("auto",)
 
     def refusal(self, device: torch.device) -> str | None:
         from fastsnn import spikingjelly
@@ -177,17 +178,8 @@ class CupyBackend:
         spikes, v = spikingjelly.lif(current, neuron, None if state is None else state[0])
         return spikes, v[None]
 
-    def linear(
-        self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
-        parameters: Parameters, packed: bool, path: str,
-    ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        return product_then_scan(self, x, weight, bias, neuron, state, parameters, packed)
-
     def recurrent(
         self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
         state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
     ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
         raise ValueError("backend cupy cannot compute this: SpikingJelly has no kernel for a recurrent layer")
-
-    def rate_classifier(self) -> ModuleType | None:
-        return None

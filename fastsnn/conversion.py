@@ -4,7 +4,6 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch.fx
 from torch import nn
@@ -68,7 +67,7 @@ def accelerate(net: nn.Module, backend: str = "auto") -> tuple[nn.Module, list[R
     if backend != "auto":
         backends.load(backend)
     names = {module: name for name, module in reversed(list(net.named_modules(remove_duplicate=False)))}
-    containers = {module: _container_refusal(module) for module in names if _is_container(module)}
+    containers = {module: accelerated.container_refusal(module) for module in names if _is_container(module)}
     inside = {node for module in containers for node in module.modules()} - set(containers)
     partners = {node: linear for module in names if module not in inside for linear, node in _pairs(module)}
     report, changed = [], dict[nn.Module, tuple[nn.Module, ...]]()
@@ -99,16 +98,6 @@ def accelerate(net: nn.Module, backend: str = "auto") -> tuple[nn.Module, list[R
 
 def _is_container(module: nn.Module) -> bool:
     return isinstance(module, layer.LinearRecurrentContainer)
-
-
-def _container_refusal(container: Any) -> str | None:
-    original = accelerated.original_class(type(container))
-    if accelerated.known_base(original, {layer.LinearRecurrentContainer: 0}) is None:
-        return f"it is a {original.__name__} with methods of its own"
-    _, node = accelerated.contained(container)
-    if node is None:
-        return "it holds other modules than a linear layer and a neuron in step mode 's'"
-    return accelerated.neuron_refusal(node)
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:

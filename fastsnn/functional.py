@@ -300,13 +300,13 @@ def _check_state(state: State, names: Sequence[str], shape: tuple[int, ...], lik
         problem = "lacks" if name in names else "has an unknown"
         raise ValueError(f"state {problem} {name!r}; allowed: all of {allowed}")
     for name, value in state.items():
-        check_tensor(f"state {name!r}", value, (_state_dtype(like),))
+        check_tensor(f"state {name!r}", value, (state_dtype(like),))
         if value.shape != shape:
             raise ValueError(f"state {name!r} has shape {list(value.shape)}; allowed: {list(shape)}")
         _check_device(f"state {name!r}", value, like.device)
 
 
-def _state_dtype(like: Tensor) -> torch.dtype:
+def state_dtype(like: Tensor) -> torch.dtype:
     """The dtype of states and learnt parameters, which half precision doesn't reach."""
     return torch.float64 if like.dtype == torch.float64 else torch.float32
 
@@ -321,7 +321,7 @@ def _checked_parameters(
     for name, value in parameters.items():
         if name not in known:
             raise ValueError(f"parameters has {name!r}; {type(neuron).__name__} allows: {', '.join(known)}")
-        check_tensor(f"parameter {name!r}", value, (_state_dtype(like),))
+        check_tensor(f"parameter {name!r}", value, (state_dtype(like),))
         try:
             fits = torch.broadcast_shapes(value.shape, shape) == shape
         except RuntimeError:

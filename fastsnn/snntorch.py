@@ -1,121 +1,28 @@
-"""snnTorch's neurons in multi-step form: ``from_snntorch`` makes of a network one that runs all T steps at once.
+"""``from_snntorch`` makes of a network of snnTorch's one that runs all T steps at once.
 
-Their steps are written here as neurons of fastsnn's own, since they differ from SpikingJelly's: they fire above the
-threshold (not at it), and the reset of a spike comes one step later unless ``reset_delay=False``. Tests:
-``tests/test_snntorch.py``. Source: snnTorch 1.0.0.
+The steps of its neurons are in ``snntorch_neurons.py``. Tests: ``tests/test_snntorch.py``. Source: snnTorch 1.0.0.
 """
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastsnn.functional import linear, recurrent, scan
-from fastsnn.kernels.neurons.language import Operand, Value, maximum, minimum, where
-from fastsnn.kernels.neurons.neuron import Neuron
+from fastsnn.hooks import has_hooks
+from fastsnn.snntorch_neurons import SnnTorchLapicque, SnnTorchLeaky, SnnTorchNeuron, SnnTorchSynaptic
 
-RESETS = ("subtract", "zero", "none")
 SURROGATES = {"atan": "alpha", "sigmoid": "slope", "fast_sigmoid": "slope"}
 """snnTorch's surrogates that are rows here too -> what it calls their alpha."""
 
 
-@dataclass(frozen=True)
-class SnnTorchNeuron(Neuron):
-    """What snnTorch's neurons have in common.
-
-    reset    r = 1 if v > v_threshold before the step, else 0          without a gradient
-    charge   h = charge(x, v), less r v_threshold, or (1 - r) times it
-    fire     s = 1 if h > v_threshold, else 0
-    v        h; without reset_delay the spike of this very step is taken off it as well
-    """
-
-    mem_decay: float = 0.9
-    """beta, what is left of the membrane potential after a step; clamped to 0 to 1."""
-    v_threshold: float = 1.0
-    """The neuron fires if its membrane potential is above this."""
-    reset: str = "subtract"
-    """subtract, zero or none."""
-    reset_delay: bool = True
-    """Whether the reset comes a step after its spike."""
-    potential: bool = False
-    """Whether the output is the membrane potential after the step, not the spike."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("reset", self.reset, ", ".join(RESETS), self.reset in RESETS)
-        self.__dict__.update(spikes=not self.potential)
-
-    def fired(self, v: Value) -> Value:
-        """Whether the step before fired, which resets in this one."""
-        return where(v - self.v_threshold > 0.0, 1.0, 0.0)
-
-    def less_reset(self, h: Value, fired: Value) -> Value:
-        """The charged potential after the reset of the step before."""
-        if self.reset == "none":
-            return h
-        return h - fired * (self.v_threshold if self.reset == "subtract" else h)
-
-    def fire(self, h: Value, fired: Value) -> tuple[Value, Value]:
-        """The output, and the potential after the step."""
-        distance = h - self.v_threshold
-        # A potential at the threshold doesn't fire; what is taken off there has no gradient.
-        s = self.spike(distance) - where(distance > 0.0, 0.0, where(distance < 0.0, 0.0, 1.0))
-        if not self.reset_delay:
-            h = self.less_reset(h, s - fired)
-        return (h if self.potential else s), h
-
-
-def clamped(decay: Operand) -> Value:
-    return minimum(maximum(decay, 0.0), 1.0)
-
-
-@dataclass(frozen=True)
-class SnnTorchLeaky(SnnTorchNeuron):
-    """snnTorch's ``Leaky`` and ``RLeaky``: h = beta v + x."""
-
-    back: bool = False
-    """Whether it is RLeaky, which resets to zero after it has charged; Leaky does it before."""
-
-    def step(self, x: Value, v: Value) -> tuple[Value, Value]:  # type: ignore[override]
-        fired, decay = self.fired(v), clamped(self.mem_decay)
-        if self.reset == "zero" and not self.back:
-            return self.fire(decay * ((1.0 - fired) * v) + x, fired)
-        return self.fire(self.less_reset(decay * v + x, fired), fired)
-
-
-@dataclass(frozen=True)
-class SnnTorchSynaptic(SnnTorchNeuron):
-    """snnTorch's ``Synaptic`` and ``RSynaptic``: i = alpha i + x, h = beta v + i."""
-
-    states: ClassVar[tuple[str, ...]] = ("i", "v")
-
-    syn_decay: float = 0.8
-    """alpha, what is left of the synaptic current after a step; clamped to 0 to 1."""
-
-    def step(self, x: Value, i: Value, v: Value) -> tuple[Value, Value, Value]:  # type: ignore[override]
-        i = clamped(self.syn_decay) * i + x
-        fired = self.fired(v)
-        output, v = self.fire(self.less_reset(clamped(self.mem_decay) * v + i, fired), fired)
-        return output, i, v
-
-
-@dataclass(frozen=True)
-class SnnTorchLapicque(SnnTorchNeuron):
-    """snnTorch's ``Lapicque``: h = x R (1 / RC) time_step + (1 - time_step / RC) v."""
-
-    R: float = 1.0
-    C: float = 10.0
-    time_step: float = 1.0
-
-    def step(self, x: Value, v: Value) -> tuple[Value, Value]:  # type: ignore[override]
-        product = self.R * self.C
-        h = x * self.R * (1 / product) * self.time_step + (1 - self.time_step / product) * v
-        fired = self.fired(v)
-        return self.fire(self.less_reset(h, fired), fired)
+NAMES = {"mem_decay": "beta", "v_threshold": "threshold", "syn_decay": "alpha"}
+"""A neuron's field -> what snnTorch calls it; the others have one name."""
 
 
 class MultiStep(nn.Module):
@@ -136,9 +43,11 @@ class MultiStep(nn.Module):
         self.recurrent = getattr(original, "recurrent", None)
         self.kind, self.backend, self.output = type(original).__name__, backend, bool(original.output)
         self.neuron = _neuron_of(original)
+        self._read = self._versions()
         self.train(original.training)
 
     def forward(self, current: Tensor) -> Any:
+        self._read_numbers()
         if self.recurrent is None:
             return self._run(lambda neuron: scan(current, neuron, **self._options())[0])
         N = current.shape[-1]
@@ -147,6 +56,7 @@ class MultiStep(nn.Module):
 
     def driven(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         """The neurons behind a linear layer, with it."""
+        self._read_numbers()
         if self.recurrent is None:
             return self._run(lambda neuron: linear(x, weight, bias, neuron, **self._options())[0])
         back, more = _recurrent_weight(self.recurrent, len(weight))
@@ -164,21 +74,28 @@ class MultiStep(nn.Module):
         spikes = call(self.neuron)
         return (spikes, call(replace(self.neuron, potential=True))) if self.output else spikes
 
-    def _options(self) -> dict[str, Any]:
-        """The parameters as they are now, for the functions."""
-        names = {"mem_decay": "beta", "v_threshold": "threshold", "syn_decay": "alpha", "R": "R", "C": "C"}
-        names |= {"time_step": "time_step"}
-        if self.kind == "Lapicque":
-            del names["mem_decay"]
+    def _tensors(self) -> dict[str, Tensor]:
+        """The original's tensors by the names of the neuron's fields."""
         known = self.neuron.learnable()
-        given = {name: getattr(self, there, None) for name, there in names.items() if name in known}
-        # Numbers are the neuron's own fields; what learns, or differs from neuron to neuron, is given.
-        learnt = {
-            name: value.float()
-            for name, value in given.items()
-            if isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or value.numel() > 1)
-        }
-        return {"parameters": learnt, "backend": self.backend}
+        if self.kind == "Lapicque":
+            known = tuple(name for name in known if name != "mem_decay")
+        found = {name: getattr(self, NAMES.get(name, name), None) for name in known}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def _options(self) -> dict[str, Any]:
+        """The parameters as they are now, for the functions: what learns, or differs from neuron to neuron."""
+        given = {name: value.float() for name, value in self._tensors().items() if not _is_number(value)}
+        return {"parameters": given, "backend": self.backend}
+
+    def _read_numbers(self) -> None:
+        """Buffers of one number are fields of the neuron, read again when they have changed."""
+        if torch.compiler.is_compiling() or (versions := self._versions()) == self._read:
+            return
+        numbers: dict[str, Any] = {name: _number(value) for name, value in self._tensors().items() if _is_number(value)}
+        self.neuron, self._read = replace(self.neuron, **numbers), versions
+
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(id(buffer), buffer._version) for buffer in self.buffers(recurse=False)]
 
     def extra_repr(self) -> str:
         return f"{self.kind}, {self.neuron}, backend={self.backend!r}"
@@ -193,10 +110,14 @@ class MultiStepSequential(nn.Sequential):
         while place < len(layers):
             layer = layers[place]
             following = layers[place + 1] if place + 1 < len(layers) else None
-            if type(layer) is nn.Linear and isinstance(following, MultiStep) and not layer._forward_hooks:
-                x, place = following.driven(x, layer.weight, layer.bias), place + 2
+            neurons = following if isinstance(following, MultiStep) and not has_hooks(following) else None
+            if neurons is not None and type(layer) is nn.Linear and not has_hooks(layer):
+                x, place = neurons.driven(x, layer.weight, layer.bias), place + 2
             elif isinstance(layer, (MultiStep, MultiStepSequential)):
                 x, place = layer(x), place + 1
+            elif any(isinstance(module, _BatchNorm) and module.training for module in layer.modules()):
+                # Of each step's own statistics, as in snnTorch's loop.
+                x, place = torch.stack([layer(step) for step in x]), place + 1
             else:
                 steps = layer(x.flatten(0, 1))
                 x, place = steps.unflatten(0, x.shape[:2]), place + 1
@@ -287,6 +208,10 @@ def _neuron_of(module: Any) -> SnnTorchNeuron:
     if name == "RLeaky":
         options["back"] = True
     return KINDS[name](**options)
+
+
+def _is_number(value: Tensor) -> bool:
+    return not isinstance(value, nn.Parameter) and value.numel() == 1
 
 
 def _number(value: Tensor) -> float:

@@ -24,7 +24,7 @@ def call(
         return operator(*inputs)
     tensors = list(_flat(inputs))
     if not torch.is_grad_enabled() or not any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        return operator._init_fn(*inputs)
+        return _implementation(operator)(*inputs)
     return _Eager.apply(*tensors, (operator, setup_context, backward, inputs))
 
 
@@ -32,23 +32,28 @@ def run(operator: Operator, *inputs: Any) -> Any:
     """``operator(*inputs)`` of an operator without a gradient."""
     if torch.is_grad_enabled() or _is_watched(inputs):  # a backward pass with create_graph
         return operator(*inputs)
-    return operator._init_fn(*inputs)
+    return _implementation(operator)(*inputs)
 
 
 class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Any:
         *_, (operator, setup_context, backward, inputs) = given
-        outputs = operator._init_fn(*inputs)
+        outputs = _implementation(operator)(*inputs)
         setup_context(ctx, inputs, outputs)
-        ctx.backward_of, ctx.count = backward, len(given)
+        ctx.backward_of, ctx.count = backward, len(given) - 1  # tensors come first
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         found = [part for grad in ctx.backward_of(ctx, *grads) for part in (grad if isinstance(grad, list) else [grad])]
-        # Of inputs that are no tensors there are more than tensors: what follows these is None.
-        return (*found[: ctx.count - 1], *[None] * (ctx.count - len(found[: ctx.count - 1])))
+        return (*found[: ctx.count], None)
+
+
+def _implementation(operator: Operator) -> Callable[..., Any]:
+    """The function that an operator was made of; should torch hide it some day, the operator itself."""
+    found: Callable[..., Any] | None = getattr(operator, "_init_fn", None)
+    return found or operator
 
 
 def _flat(inputs: Iterable[Any]) -> Iterator[Tensor | None]:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,12 @@ class Child:
         """What a watched child was doing last."""
         return (self.folder / "phase").read_text().strip()
 
-    def wait_for(self, text: str, timeout: float = 60) -> None:
-        """Until it has printed ``text`` or ended."""
+    def wait_for(self, text: str, said: Callable[[], str] | None = None, timeout: float = 60) -> None:
+        """Until it has printed ``text``, or another of these methods says it, or it has ended."""
+        said = said or self.stdout
         deadline = time.monotonic() + timeout
-        while text not in self.stdout() and self.poll() is None:
-            assert time.monotonic() < deadline, self.stdout()
+        while text not in said() and self.poll() is None:
+            assert time.monotonic() < deadline, said()
             time.sleep(0.002)
 
 
@@ -179,14 +181,15 @@ def _settle(
     closed: bool = False,
     terminal: float = 0,
     stall: float = 0,
+    slow: float = 0,
     ignored: int = 0,
 ) -> None:
     """What the child suffers.
 
     A pause in seconds at each stage of a write, a kill when one is reached for so many times, a largest file and so
     much more address space in bytes, so many processes and threads of its user, another user, a standard output that
-    nobody reads, a terminal that is closed after so many seconds, data that take so many seconds, a signal that is
-    ignored. ``encoding``, that of the terminal, is seen to by :func:`_run`.
+    nobody reads, a terminal that is closed after so many seconds, data that take so many seconds, batches that take so
+    many seconds, a signal that is ignored. ``encoding``, that of the terminal, is seen to by :func:`_run`.
     """
     import fcntl
     import resource
@@ -217,6 +220,17 @@ def _settle(
         import fastsnn.training.command
 
         fastsnn.training.command.open_source = lambda *_, **__: time.sleep(stall)  # type: ignore[assignment, return-value]
+    if slow:
+        from fastsnn.training.autograd_step import AutogradStep
+
+        train = AutogradStep.train
+
+        def slowed(self: AutogradStep, *arguments: Any) -> Any:
+            (folder / "phase").write_text("in a batch")
+            time.sleep(slow)
+            return train(self, *arguments)
+
+        AutogradStep.train = slowed  # type: ignore[assignment, method-assign]
     if terminal:
         master, slave = os.openpty()
         os.setsid()

@@ -330,6 +330,17 @@ def test_what_is_set_later_and_the_kernels_lack_runs_in_the_original_loop(caplog
     assert "it stores v_seq" in caplog.text
 
 
+def test_the_original_loop_of_a_fused_pair_while_it_evaluates() -> None:
+    """SpikingJelly's loops are compiled by torch.jit there, and take nothing but plain tensors."""
+    original, fast = both(pair().eval())
+    x = spikes(10, 4, 8)
+    with torch.no_grad():
+        for net in (original, fast):
+            net[1].store_v_seq = True
+        torch.testing.assert_close(fast(x), original(x))
+        torch.testing.assert_close(fast[1].v_seq, original[1].v_seq)
+
+
 def container(inner: bool) -> nn.Module:
     torch.manual_seed(1)
     node = neuron.LIFNode(surrogate_function=surrogate.ATan())
@@ -358,6 +369,24 @@ def test_recurrent_containers(inner: bool) -> None:
         net(x[:8]).mul(upstream).sum().backward()
         grads.append([parameter.grad for parameter in net.parameters()])
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_watched_neuron_in_a_recurrent_container_is_seen_at_each_step(caplog: pytest.LogCaptureFixture) -> None:
+    original, fast = both(container(inner=True))
+    seen = []
+    for net in (original, fast):
+        outputs = monitor.OutputMonitor(net, neuron.LIFNode)
+        net(spikes(20, 4, 8))
+        seen.append(outputs.records)
+    assert len(seen[0]) == 20
+    torch.testing.assert_close(seen[1], seen[0])
+    assert "has hooks" in caplog.text
+
+
+def test_a_recurrent_container_in_double_precision_carries_its_potential() -> None:
+    original, fast = both(container(inner=True).double())
+    for part in spikes(20, 4, 8).double().split(12):
+        assert torch.equal(fast(part), original(part))
 
 
 @pytest.mark.parametrize("cls", [neuron.IFNode, neuron.ParametricLIFNode])

@@ -1,5 +1,6 @@
 """fastsnn.from_snntorch against snnTorch's own loops over time: the same spikes, potentials and gradients."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -152,3 +153,36 @@ def test_one_to_one_and_networks(kind: str) -> None:
 def test_what_is_refused_is_named(node: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fastsnn.from_snntorch(node())
+
+
+def test_numbers_that_change_later_are_read() -> None:
+    fast = fastsnn.from_snntorch(make("Leaky"), "torch")
+    other = make("Leaky", beta=0.3, threshold=1.5)
+    fast.load_state_dict(other.state_dict())
+    expected, _ = loop(other, current())
+    assert torch.equal(fast(current()), expected)
+    other.beta.fill_(0.6)  # type: ignore[operator, union-attr]
+    fast.beta.fill_(0.6)  # type: ignore[operator, union-attr]
+    assert torch.equal(fast(current()), loop(other, current())[0])
+
+
+def test_hooks_of_a_layer_and_its_neuron_are_called() -> None:
+    fast = fastsnn.from_snntorch(nn.Sequential(nn.Linear(N, 5), snn.Leaky(0.9, init_hidden=True)), "torch")
+    seen: list[Any] = []
+    fast[0].register_forward_pre_hook(lambda *_: seen.append("linear"))
+    fast[1].register_forward_hook(lambda *_: seen.append("neuron"))
+    fast(current())
+    assert seen == ["linear", "neuron"]
+
+
+def test_batch_normalization_takes_the_statistics_of_each_step() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(N, 6), nn.BatchNorm1d(6), snn.Leaky(0.9, init_hidden=True))
+    fast = fastsnn.from_snntorch(copy.deepcopy(net), "torch")
+    for training in (True, False):
+        net.train(training), fast.train(training)
+        utils.reset(net)
+        expected = torch.stack([net(step) for step in current(3.0)])
+        assert 0.02 < expected.mean() < 0.98
+        assert torch.equal(fast(current(3.0)), expected)
+    torch.testing.assert_close(fast[1].running_var, net[1].running_var)
