@@ -8,6 +8,7 @@ that are made of learnt parameters, through which gradients flow, and the parame
 """
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from fastsnn.kernels import eager
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.program import CompiledNeuron, compiled
+from fastsnn.kernels.segments import NOTHING, STATES, STEPS, assign, kept_of, kept_shapes, segments, what_to_keep
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -23,75 +25,69 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 @torch.library.custom_op("fastsnn::scan", mutates_args=())
 def scan_op(
     current: Tensor, state: Tensor | None, values: Sequence[Tensor], parameters: Sequence[Tensor],
-    neuron: str, learnt: str, backend: str, keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(output, last state [S, ...], kept [K, T, ...]); nothing is kept without ``keep``, which backward needs.
+    neuron: str, learnt: str, backend: str, keep: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(output, last state [S, ...], states at which segments start, kept [K, T, ...]), the last two as ``keep`` says.
 
-    learnt: names of ``parameters``, separated by commas.
+    learnt: names of ``parameters``, separated by commas; keep: see ``segments.py``.
     """
-    output, final, kept = _empty_outputs(current, state, values, parameters, neuron, learnt, backend, keep)
+    outputs = _empty_outputs(current, state, values, parameters, neuron, learnt, backend, keep)
+    output, final, starts, kept = outputs
     prepared, given = ready(neuron, learnt, parameters)
-    if backend == "triton":
-        from fastsnn.kernels.triton.scan import scan_forward
-
-        scan_forward(prepared, current, state, given, output, final, kept if keep else None)
-        return output, final, kept
-    from fastsnn.kernels.numba import scan as numba_scan
-
-    final = numba_scan.initial_state(prepared, state, current.shape[1:])
-    wide = current.float().contiguous()
-    spikes = output if output.dtype == torch.float32 else torch.empty_like(wide)
-    numba_scan.scan_forward(prepared, wide, final, given, spikes)
-    if spikes is not output:
-        output.copy_(spikes)
-    return output, final, kept
+    kernels = _kernels(backend)
+    for i, part in enumerate(segments(len(current), final[:1].numel(), backend)):
+        if i and keep != NOTHING:
+            starts[i - 1].copy_(final)
+        first = final if i else state
+        kernels.segment_forward(prepared, current[part], first, given, output[part], final, kept_of(kept, part))
+    return outputs
 
 
 @scan_op.register_fake
 def _empty_outputs(
     current: Tensor, state: Tensor | None, values: Sequence[Tensor], parameters: Sequence[Tensor],
-    neuron: str, learnt: str, backend: str, keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    neuron: str, learnt: str, backend: str, keep: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     prepared, _ = ready(neuron, learnt, parameters)
     shape = current.shape[1:]
+    shapes = kept_shapes(keep, backend, len(current), shape, prepared.states, prepared.kept)
+    if backend == "numba":  # backward makes the steps again from the currents
+        shapes = shapes[0], (0,)
     output = torch.empty(current.shape, dtype=current.dtype, device=current.device)
-    final = torch.empty((prepared.states, *shape), dtype=torch.float32, device=current.device)
-    # On the CPU backward makes the steps again from the currents.
-    kept = (prepared.kept, *current.shape) if keep and backend == "triton" else (0,)
-    return output, final, torch.empty(kept, dtype=torch.float32, device=current.device)
+    final, starts, kept = (
+        torch.empty(size, dtype=torch.float32, device=current.device) for size in ((prepared.states, *shape), *shapes)
+    )
+    return output, final, starts, kept
 
 
 @torch.library.custom_op("fastsnn::scan_backward", mutates_args=())
 def scan_backward_op(
-    grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, state: Tensor | None, kept: Tensor,
-    parameters: Sequence[Tensor], neuron: str, learnt: str, backend: str,
+    grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, state: Tensor | None, starts: Tensor,
+    kept: Tensor, parameters: Sequence[Tensor], neuron: str, learnt: str, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the current (its dtype), of the first state [S, ...] and of the values [L, ...]."""
-    outputs = _empty_grads(grad_output, grad_final, current, state, kept, parameters, neuron, learnt, backend)
+    outputs = _empty_grads(grad_output, grad_final, current, state, starts, kept, parameters, neuron, learnt, backend)
     grad_current, grad_state, grad_rows = outputs
+    assign(grad_state, 0.0 if grad_final is None else grad_final)
+    assign(grad_rows, 0.0)
     prepared, given = ready(neuron, learnt, parameters)
-    if backend == "triton":
-        from fastsnn.kernels.triton.scan import scan_backward
-
-        scan_backward(prepared, grad_output, grad_final, kept, given, grad_current, grad_state, grad_rows, None)
-        return outputs
-    from fastsnn.kernels.numba import scan as numba_scan
-
-    grad_state.numpy()[...] = 0.0 if grad_final is None else grad_final.float().numpy()
-    wide = grad_current if grad_current.dtype == torch.float32 else torch.empty(current.shape)
-    first = numba_scan.initial_state(prepared, state, current.shape[1:])
-    numba_scan.scan_backward(
-        prepared, current.float().contiguous(), first, given, grad_output, grad_state, wide, grad_rows
-    )
-    if wide is not grad_current:
-        grad_current.copy_(wide)
+    kernels = _kernels(backend)
+    parts = segments(len(current), grad_state[:1].numel(), backend)
+    for i, part in reversed([*enumerate(parts)]):
+        first = starts[i - 1] if i else state
+        upstream = None if grad_output is None else grad_output[part]
+        rows = torch.empty_like(grad_rows)
+        kernels.segment_backward(
+            prepared, upstream, current[part], first, kept_of(kept, part), given, grad_current[part], grad_state, rows
+        )
+        grad_rows += rows
     return outputs
 
 
 @scan_backward_op.register_fake
 def _empty_grads(
-    grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, state: Tensor | None, kept: Tensor,
-    parameters: Sequence[Tensor], neuron: str, learnt: str, backend: str,
+    grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, state: Tensor | None, starts: Tensor,
+    kept: Tensor, parameters: Sequence[Tensor], neuron: str, learnt: str, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     prepared, _ = ready(neuron, learnt, parameters)
     shape = current.shape[1:]
@@ -100,29 +96,41 @@ def _empty_grads(
     return grad_current, *(current.new_empty(s, dtype=torch.float32) for s in (state_shape, rows_shape))  # type: ignore[return-value]
 
 
+def _kernels(backend: str) -> Any:
+    """The module of a language's kernels."""
+    return import_module(f"fastsnn.kernels.{backend}.scan")
+
+
 def ready(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> tuple[CompiledNeuron, dict[str, Tensor]]:
     """The compiled neuron and the parameters that it learns, by name."""
     names = tuple(name for name in learnt.split(",") if name)
     return compiled(neuron, names), dict(zip(names, parameters, strict=True))
 
 
+# torch.compile need not look into it.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def kept_numbers(neuron: str, learnt: str) -> int:
+    """Numbers that a step keeps for backward."""
+    return compiled(neuron, tuple(name for name in learnt.split(",") if name)).kept
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     current, state, values, parameters, neuron, learnt, backend, keep = inputs
-    if not keep:
-        raise ValueError("keep is False; allowed: True if a gradient is needed")
+    if keep == NOTHING:
+        raise ValueError(f"keep is {keep!r}; allowed: {STATES!r} or {STEPS!r} if a gradient is needed")
     ctx.set_materialize_grads(False)
     ctx.given, ctx.has_state = (neuron, learnt, backend), state is not None
-    if backend == "triton":  # what was kept is enough: the currents' memory may be freed
+    if backend == "triton" and keep == STEPS:  # what was kept is enough: the currents' memory may be freed
         current, state = current.new_empty(()).expand(current.shape), None
-    ctx.save_for_backward(current, state, output[2], *parameters)
+    ctx.save_for_backward(current, state, *output[2:], *parameters)
     ctx.value_shapes = [value.shape for value in values]
 
 
-def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, _: Any) -> tuple[Any, ...]:
-    current, state, kept, *parameters = ctx.saved_tensors
+def _backward(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    current, state, starts, kept, *parameters = ctx.saved_tensors
     grad_current, grad_state, grad_rows = without_second_derivative(
         ctx.given[2],
-        eager.run(scan_backward_op, grad_output, grad_final, current, state, kept, parameters, *ctx.given),
+        eager.run(scan_backward_op, grad_output, grad_final, current, state, starts, kept, parameters, *ctx.given),
         (current, state),
     )
     grad_values = [sum_to(row, shape) for row, shape in zip(grad_rows, ctx.value_shapes, strict=True)]
@@ -178,17 +186,20 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 
 
 def scan(
-    current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Mapping[str, Tensor], backend: str
-) -> tuple[Tensor, Tensor]:
+    current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Mapping[str, Tensor], backend: str,
+    recompute: str = "auto",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run neurons over ``current`` [T, ...] on backend ``triton`` or ``numba``; see ``fastsnn.scan``.
 
     state: [S, ...] or None. Returns the output and the last state.
     """
     learnt, given = ",".join(parameters), list(parameters.values())
     values = learnt_values(neuron.key, learnt, given) if given else []
-    keep = needs_gradient(current, state, *given)
+    # Recomputing keeps the currents instead of what each step keeps; on the CPU that is so anyway.
+    saved = current.numel() * (4 * kept_numbers(neuron.key, learnt) - current.element_size())
+    keep = what_to_keep(needs_gradient(current, state, *given), recompute, saved, current.device)
     detached = [parameter.detach() for parameter in given]
-    output, final, _ = eager.call(
+    output, final, *_ = eager.call(
         scan_op, _setup_context, _backward, current, state, values, detached, neuron.key, learnt, backend, keep
     )
     return output, final

@@ -12,6 +12,7 @@ from fastsnn import LIF, Neuron
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.scan import scan_op
+from fastsnn.kernels.segments import STEPS
 from fastsnn.kernels.triton import bf16_split
 
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -85,10 +86,10 @@ def gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor], *upstream: Te
 
 
 def run_op(
-    backend: str, current: Tensor, neuron: Neuron, v: Tensor | None = None, keep: bool = True
+    backend: str, current: Tensor, neuron: Neuron, v: Tensor | None = None, keep: str = STEPS
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator on tensors where the backend runs: spikes, the last v and what was kept for backward."""
-    spikes, final, kept = scan_op(current, None if v is None else v[None], [], [], neuron.key, "", backend, keep)
+    spikes, final, _, kept = scan_op(current, None if v is None else v[None], [], [], neuron.key, "", backend, keep)
     return spikes, final[0], kept
 
 

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from fastsnn import LIF
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.linear import linear, linear_op
+from fastsnn.kernels.segments import NOTHING, STEPS
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.numba import linear as numba_linear
 from fastsnn.kernels.triton import bf16_split, linear_forward
@@ -57,12 +58,12 @@ def call(
 
 
 def call_op(
-    kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | None, neuron: LIF, keep: bool
+    kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | None, neuron: LIF, keep: str
 ) -> Any:
     """The operator: spikes, last v, and what was kept."""
     backend, path = KERNELS[kernel]
     state = None if v is None else v[None]
-    spikes, final, kept, _ = linear_op(
+    spikes, final, _, kept, _ = linear_op(
         x, weight, bias, state, None, [], [], len(x), False, keep, path, neuron.key, "", backend
     )
     return spikes, final[0], kept
@@ -110,7 +111,7 @@ def test_every_option_on_exact_currents(options: dict, kernel: str) -> None:
     if not options["decay_input"]:
         weight, bias = weight / 4, bias / 4
     neuron = LIF(tau=3.0, **options)
-    spikes, last, kept = call_op(kernel, *placed(kernel, x, weight, bias, v), neuron, keep=True)
+    spikes, last, kept = call_op(kernel, *placed(kernel, x, weight, bias, v), neuron, keep=STEPS)
     current = F.linear(x, weight, bias)
     expected, (expected_v,) = reference.linear(x, weight, bias, neuron, (v,))
     # Numba keeps the currents, Triton the potentials.
@@ -217,12 +218,12 @@ def test_an_empty_batch_has_zero_gradients(shape: tuple[int, ...], kernel: str) 
 @every
 def test_inference_keeps_nothing(kernel: str) -> None:
     x, weight, bias, *_ = placed(kernel, *linear_case(5, 2, 7, 3))
-    assert call_op(kernel, x, weight, bias, None, LIF(), keep=False)[2].numel() == 0
+    assert call_op(kernel, x, weight, bias, None, LIF(), keep=NOTHING)[2].numel() == 0
     weight.requires_grad_()
     with torch.no_grad():
         assert call(kernel, x, weight, bias)[0].grad_fn is None
-    with pytest.raises(ValueError, match="keep is False; allowed: True"):
-        call_op(kernel, x, weight, bias, None, LIF(), keep=False)
+    with pytest.raises(ValueError, match="keep is 'nothing'; allowed: 'states' or 'steps'"):
+        call_op(kernel, x, weight, bias, None, LIF(), keep=NOTHING)
 
 
 @every

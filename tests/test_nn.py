@@ -17,6 +17,7 @@ from fastsnn import LIF, LinearLIF, backends
 from fastsnn.errors import BackendUnavailable
 from fastsnn.kernels import contract
 from fastsnn.kernels.linear import linear, linear_op
+from fastsnn.kernels.segments import NOTHING, STATES, STEPS
 from fastsnn.kernels.triton import bf16_split
 from fastsnn.kernels.triton import linear as triton_linear
 
@@ -97,14 +98,14 @@ def test_operator_passes_opcheck(path: str) -> None:
     x, weight, bias, v, *_ = (tensor.to(DEVICE) for tensor in linear_case(4, 2, 5, 3))
     soft, hard, rest = LIF(v_reset=None).key, LIF().key, LIF(v_reset=-0.3).key
     inputs = (*leaves(x, weight, bias, v[None]), None, [], [], 4)
-    torch.library.opcheck(linear_op, (*inputs, False, True, path, soft, "", "triton"))
+    torch.library.opcheck(linear_op, (*inputs, False, STEPS, path, soft, "", "triton"))
     # opcheck adds up outputs, and fails where the first is of integers; a compiled network is in test_packed.py.
     utils = ("test_schema", "test_autograd_registration", "test_faketensor")
     words, carrier = torch.zeros(1, 2, 5, dtype=torch.int32, device=DEVICE), torch.zeros(4, 2, 5, device=DEVICE)
     packed = (words, *leaves(weight), None, None, *leaves(carrier), [], [], 4)
-    torch.library.opcheck(linear_op, (*packed, True, True, path, hard, "", "triton"), test_utils=utils)
+    torch.library.opcheck(linear_op, (*packed, True, STATES, path, hard, "", "triton"), test_utils=utils)
     silent = (x > 0, weight, bias, None, None, [], [], 4)
-    torch.library.opcheck(linear_op, (*silent, False, False, path, rest, "", "triton"))
+    torch.library.opcheck(linear_op, (*silent, False, NOTHING, path, rest, "", "triton"))
 
 
 @pytest.mark.parametrize("path", PATHS)

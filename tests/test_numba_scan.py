@@ -18,6 +18,7 @@ from fastsnn.kernels.numba import jit
 from fastsnn.kernels.numba import scan as numba_scan
 from fastsnn.kernels.numba.scan_kernels import BLOCK, forward_block
 from fastsnn.kernels.scan import scan
+from fastsnn.kernels.segments import NOTHING, STEPS
 
 
 @jit(entry=True)
@@ -62,10 +63,10 @@ def test_the_number_of_threads_changes_nothing(n: int) -> None:
 def test_the_operator_of_linear_passes_opcheck() -> None:
     x, weight, bias, v, *_ = linear_case(4, 2, 5, 3)
     soft, hard = LIF(v_reset=None).key, LIF().key
-    rest = ([], [], 4, False, True, "auto")
+    rest = ([], [], 4, False, STEPS, "auto")
     torch.library.opcheck(linear_op, (*leaves(x, weight, bias), None, None, *rest, soft, "", "numba"))
     torch.library.opcheck(linear_op, (x, *leaves(weight), None, v[None], None, *rest, hard, "", "numba"))
-    silent = (*rest[:-2], False, "auto")
+    silent = (*rest[:-2], NOTHING, "auto")
     torch.library.opcheck(linear_op, (x, weight, bias, v[None], None, *silent, soft, "", "numba"))
 
 

@@ -12,6 +12,7 @@ import fastsnn
 from fastsnn import LI, LIF, backends, verify
 from fastsnn.kernels import contract
 from fastsnn.kernels.recurrent import recurrent_op
+from fastsnn.kernels.segments import NOTHING, STEPS
 
 FUSED = pytest.mark.parametrize("backend", ["triton", "numba"])
 
@@ -22,10 +23,10 @@ def test_the_operator_passes_opcheck(backend: str) -> None:
     device = device_of(backend)
     values = {name: value.to(device) for name, value in layer(4, 2, 5, 3, LIF()).items()}
     x, weight, bias, back, v, output = values.values()
-    rest = ([], [], 4, False, True, LIF().key, "", backend)
+    rest = ([], [], 4, False, STEPS, LIF().key, "", backend)
     torch.library.opcheck(recurrent_op, (*leaves(x, weight, bias, back, v[None], output), None, *rest))
     torch.library.opcheck(recurrent_op, (x, weight, None, *leaves(back.diagonal()), None, None, None, *rest))
-    silent = ([], [], 4, False, False, LIF().key, "", backend)
+    silent = ([], [], 4, False, NOTHING, LIF().key, "", backend)
     torch.library.opcheck(recurrent_op, (x > 0, weight, bias, back, None, None, None, *silent))
 
 

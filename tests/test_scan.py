@@ -28,6 +28,7 @@ from fastsnn.kernels.neurons import SURROGATES
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.numba.scan_kernels import BLOCK
 from fastsnn.kernels.scan import scan, scan_op
+from fastsnn.kernels.segments import NOTHING, STEPS
 from fastsnn.kernels.triton import scan as triton_scan
 
 SHAPES = {
@@ -115,7 +116,7 @@ def test_the_slope_at_the_threshold(backend: str, surrogate: str) -> None:
 @both
 def test_neurons_start_at_rest(backend: str, v_reset: float | None) -> None:
     current, neuron = case(9, 3, 4)[0], LIF(v_reset=v_reset)
-    spikes, v, _ = run_op(backend, current.to(device_of(backend)), neuron, keep=False)
+    spikes, v, _ = run_op(backend, current.to(device_of(backend)), neuron, keep=NOTHING)
     expected, (expected_v,) = reference.scan(current, neuron)
     contract.require(contract.same_bits("spikes", spikes, expected), contract.same_bits("v", v, expected_v))
 
@@ -182,9 +183,9 @@ def test_inference_keeps_nothing(backend: str) -> None:
     else:  # what the caller has
         found = [tensor.data_ptr() for tensor in saved if tensor.numel()]
         assert found == [tensor.data_ptr() for tensor in inputs]
-    assert run_op(backend, current, LIF(), v_init, keep=False)[2].numel() == 0
-    with pytest.raises(ValueError, match="keep is False; allowed: True"):
-        run_op(backend, *leaves(current), LIF(), keep=False)
+    assert run_op(backend, current, LIF(), v_init, keep=NOTHING)[2].numel() == 0
+    with pytest.raises(ValueError, match="keep is 'nothing'; allowed: 'states' or 'steps'"):
+        run_op(backend, *leaves(current), LIF(), keep=NOTHING)
 
 
 @pytest.mark.parametrize("shape", [(5, 0, 3), (5, 3, 0)])
@@ -219,7 +220,7 @@ def test_all_outputs_are_written_and_nothing_else(T: int, pack: bool) -> None:
 def test_packed_spikes(T: int) -> None:
     """The words that the library path of linear asks for; bits past T are 0."""
     current, v_init, _, _ = (tensor.to(DEVICE) for tensor in case(T, 3, 43))
-    expected, v, _ = run_op("triton", current, LIF(), v_init, keep=False)
+    expected, v, _ = run_op("triton", current, LIF(), v_init, keep=NOTHING)
     words, packed_v = torch.full((-(-T // 32), 3, 43), -7, dtype=torch.int32, device=DEVICE), torch.empty_like(v)
     triton_scan.scan_forward(compile_neuron(LIF()), current, v_init[None], {}, words, packed_v[None], None)
     contract.require(contract.same_bits("words", words, philox.pack(expected)), contract.same_bits("v", packed_v, v))
@@ -256,11 +257,11 @@ def test_the_same_bits_every_time(backend: str) -> None:
 def test_operator_passes_opcheck(backend: str) -> None:
     current, v_init, *_ = (tensor.to(device_of(backend)) for tensor in case(4, 2, 3))
     inputs = leaves(current, v_init[None])
-    torch.library.opcheck(scan_op, (*inputs, [], [], LIF(v_reset=None).key, "", backend, True))
-    torch.library.opcheck(scan_op, (current, None, [], [], LIF(v_reset=-0.3).key, "", backend, False))
+    torch.library.opcheck(scan_op, (*inputs, [], [], LIF(v_reset=None).key, "", backend, STEPS))
+    torch.library.opcheck(scan_op, (current, None, [], [], LIF(v_reset=-0.3).key, "", backend, NOTHING))
     w = leaves(torch.full((3,), 0.25, device=current.device))[0]
     values = [value.detach().requires_grad_() for value in compile_neuron(PLIF(), ("w",)).learnt_values({"w": w})]
-    torch.library.opcheck(scan_op, (*inputs, values, [w.detach()], PLIF().key, "w", backend, True))
+    torch.library.opcheck(scan_op, (*inputs, values, [w.detach()], PLIF().key, "w", backend, STEPS))
 
 
 @both

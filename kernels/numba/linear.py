@@ -1,7 +1,8 @@
 """A linear layer and its neurons on the CPU: the products and the scan of ``scan.py``.
 
 The products with the input are those of spikes, if it holds spikes (``spike_products/``), else a library's
-(``products.py``). For backward the currents are kept.
+(``products.py``). For backward the currents are kept, or made
+again.
 
 Operation: ``kernels/linear.py``. Twin: ``kernels/triton/linear.py``. Tests: ``tests/test_numba_scan.py``.
 Benchmark: ``bench/bench_linear.py``.
@@ -12,79 +13,68 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastsnn.kernels import philox
 from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.numba.products import linear as product
-from fastsnn.kernels.numba.scan import initial_state, scan_backward, scan_forward
-from fastsnn.kernels.numba.spike_products import currents, weight_gradient
+from fastsnn.kernels.numba.scan import begin, initial_state, scan_backward, scan_forward
+from fastsnn.kernels.numba.spike_products import currents, pack, weight_gradient
 from fastsnn.kernels.packed import PackedSpikes
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]
+"""Of x, weight, bias and the rows."""
 
-def forward(
+
+def segment_forward(
     neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
-    parameters: dict[str, Tensor], T: int, pack: bool, keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Output [T, B, N] (int32 words if packed), last state [S, B, N], and the currents [1, T, B, N] to keep."""
-    current = currents(as_spikes(x, T), weight, bias)
-    final = initial_state(neuron, state, current.shape[1:])
-    output = torch.empty_like(current) if keep else current
-    scan_forward(neuron, current, final, parameters, output)
-    kept = current[None] if keep else current.new_empty(0)
-    return philox.pack(output != 0) if pack else output.to(weight.dtype), final, kept
-
-
-def gradients(
-    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, x: Tensor,
-    weight: Tensor, state: Tensor | None, parameters: dict[str, Tensor], T: int, needs: Sequence[bool],
-    x_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, weight and bias, each empty if ``needs`` is False, of the first state and of the rows."""
-    # The products become these tensors. Memory that is reserved for them as well is paged in anew at every call.
-    of_x, of_weight, of_bias = (weight.new_empty(0, dtype=dtype) for dtype in (x_dtype, weight.dtype, weight.dtype))
-    grad_x, grad_weight, grad_bias = (
-        grad if need else None for grad, need in zip((of_x, of_weight, of_bias), needs, strict=True)
-    )
-    shape = current.shape[1:]
-    of_state, of_rows = (torch.empty(n, *shape) for n in (neuron.states, len(neuron.learnt_constants)))
-    backward(
-        neuron, grad_output, grad_final, current, x, weight, state, parameters, T, grad_x, grad_weight, grad_bias,
-        of_state, of_rows,
-    )  # fmt: skip
-    return of_x, of_weight, of_bias, of_state, of_rows
-
-
-def backward(
-    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, x: Tensor,
-    weight: Tensor, state: Tensor | None, parameters: dict[str, Tensor], T: int,
-    grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None, grad_state: Tensor, grad_rows: Tensor,
+    parameters: dict[str, Tensor], T: int, output: Tensor, final: Tensor, kept: Tensor | None, path: str,
 ) -> None:  # fmt: skip
-    """Make the gradients that are asked for, and fill those of the first state [S, B, N] and of the rows [L, B, N]."""
-    grad_state.numpy()[...] = 0.0 if grad_final is None else grad_final.float().numpy()
+    """Fill ``output`` [T, B, N] (int32 words if packed), ``final`` [S, B, N], which may be ``state``, and ``kept``.
+
+    kept [1, T, B, N]: the currents. Without it they lie in the output's memory, or in a segment's own.
+    """
+    begin(neuron, state, final)
+    dense = output if output.dtype == torch.float32 else None
+    current = currents(as_spikes(x, T), weight, bias, out=dense if kept is None else kept[0])
+    spikes = torch.empty_like(current) if dense is None and kept is not None else dense
+    spikes = current if spikes is None else spikes
+    scan_forward(neuron, current, final, parameters, spikes)
+    write(spikes, output)
+
+
+def write(spikes: Tensor, output: Tensor) -> None:
+    """Copy outputs fp32 [T, ...] to ``output``, of any dtype or packed, unless they lie there."""
+    if spikes is not output:
+        output.copy_(pack(spikes != 0) if output.dtype == torch.int32 else spikes)
+
+
+def segment_backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, grad_state: Tensor, kept: Tensor | None, x: Tensor,
+    weight: Tensor, bias: Tensor | None, state: Tensor | None, parameters: dict[str, Tensor], T: int,
+    needs: Sequence[bool], x_dtype: torch.dtype, path: str,
+) -> Gradients:  # fmt: skip
+    """Gradients of x, weight and bias, None if ``needs`` is False, and of the rows [L, B, N].
+
+    ``grad_state`` [S, B, N], that of the last state, becomes that of ``state``. The currents are made again unless they
+    were kept.
+    """
+    current = currents(as_spikes(x, T), weight, bias) if kept is None else kept[0]
     first = initial_state(neuron, state, current.shape[1:])
-    grad = torch.empty_like(current)
+    grad_rows = torch.empty(len(neuron.learnt_constants), *current.shape[1:])
+    grad = current if kept is None else torch.empty_like(current)
     scan_backward(neuron, current, first, parameters, grad_output, grad_state, grad, grad_rows)
-    product_gradients(grad, x, weight, T, grad_x, grad_weight, grad_bias)
+    return *product_gradients(grad, x, weight, T, needs, x_dtype), grad_rows
 
 
 def product_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, T: int,
-    grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None,
-) -> None:  # fmt: skip
-    """Fill those of the gradients that are asked for, from the currents' ``grad`` [T, B, N]."""
-    if grad_x is not None:
-        _become(grad_x, product(grad, weight.float().T))
-    if grad_weight is not None:
-        of_bias = None if grad_bias is None else torch.empty(grad.shape[-1])
-        _become(grad_weight, weight_gradient(as_spikes(x, T), grad, bias_out=of_bias))
-        if grad_bias is not None and of_bias is not None:
-            _become(grad_bias, of_bias)
-    elif grad_bias is not None:
-        _become(grad_bias, grad.reshape(-1, grad.shape[-1]).sum(0))
-
-
-def _become(out: Tensor, value: Tensor) -> None:
-    """Make ``out`` the value, in its own dtype and without a copy, which takes as long as the scan."""
-    out.set_(value.to(out.dtype))  # type: ignore[call-overload]
+    grad: Tensor, x: Tensor, weight: Tensor, T: int, needs: Sequence[bool], x_dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Those of the gradients of x, weight and bias that ``needs`` asks for, from the currents' ``grad`` [T, B, N]."""
+    of_x, of_weight, of_bias = needs
+    grad_x = product(grad, weight.float().T).to(x_dtype) if of_x else None
+    grad_bias = torch.empty(grad.shape[-1]) if of_bias else None
+    grad_weight = weight_gradient(as_spikes(x, T), grad, bias_out=grad_bias) if of_weight else None
+    if grad_bias is not None and not of_weight:
+        grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
+    return grad_x, grad_weight, grad_bias
 
 
 def as_spikes(x: Tensor, T: int) -> Tensor | PackedSpikes:

@@ -1,23 +1,24 @@
 """A recurrent layer on the CPU: the product with W ahead, then the time loop of ``recurrent_kernels.py``.
 
-For backward the whole currents are kept, from which the steps are made again, and the outputs.
+For backward the whole currents, from which the steps are made again, and the outputs are kept, or made again as well.
 
 Operation: ``kernels/recurrent.py``. Twin: ``kernels/triton/recurrent.py``. Tests: ``tests/test_recurrent.py``.
 Benchmark: ``bench/recurrent.py``.
 """
+
+from collections.abc import Sequence
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastsnn.kernels import philox
 from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.numba.bits import LANES
-from fastsnn.kernels.numba.linear import as_spikes, product_gradients
+from fastsnn.kernels.numba.linear import as_spikes, product_gradients, write
 from fastsnn.kernels.numba.philox import unpack
 from fastsnn.kernels.numba.recurrent_kernels import TILE, backward, forward
-from fastsnn.kernels.numba.scan import constants, initial_state
+from fastsnn.kernels.numba.scan import begin, constants, initial_state
 from fastsnn.kernels.numba.spike_products import currents
 from fastsnn.kernels.numba.threads import spread
 
@@ -27,14 +28,28 @@ MAX_PARTIAL = 1 << 23
 """Elements of all partial sums together, at most, but for the first."""
 
 
-def recurrent_forward(
+def segment_forward(
     neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor,
-    state: Tensor | None, initial: Tensor | None, parameters: dict[str, Tensor], T: int, pack: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Output [T, B, N] (int32 words if packed), last state [S, B, N], and the whole currents [1, T, B, N]."""
-    current = currents(as_spikes(x, T), weight, bias)
-    (_, B, N), shape = current.shape, current.shape[1:]
-    final, output = initial_state(neuron, state, shape), torch.empty_like(current)
+    state: Tensor | None, initial: Tensor | None, parameters: dict[str, Tensor], T: int,
+    output: Tensor, final: Tensor, kept: Tensor | None,
+) -> None:  # fmt: skip
+    """Fill ``output`` [T, B, N] (int32 words if packed), ``final`` [S, B, N], which may be ``state``, and ``kept``.
+
+    kept [1, T, B, N]: the whole currents.
+    """
+    current = currents(as_spikes(x, T), weight, bias, out=None if kept is None else kept[0])
+    spikes = output if output.dtype == torch.float32 else torch.empty_like(current)
+    begin(neuron, state, final)
+    _loop(neuron, current, recurrent_weight, initial, parameters, spikes, final)
+    write(spikes, output)
+
+
+def _loop(
+    neuron: CompiledNeuron, current: Tensor, recurrent_weight: Tensor, initial: Tensor | None,
+    parameters: dict[str, Tensor], output: Tensor, final: Tensor,
+) -> None:  # fmt: skip
+    """The time loop: ``current`` becomes the whole current, ``final`` the last state; ``output`` is filled."""
+    T, B, N = current.shape
     diagonal = recurrent_weight.dim() == 1
     matrix = recurrent_weight.new_zeros(1, 1) if diagonal else recurrent_weight.T
     spread(
@@ -42,48 +57,54 @@ def recurrent_forward(
         final.view(-1, B * N).numpy(),
         first_output(initial, B, N), output.view(T, B * N).numpy(), rows_of(matrix, N),
         recurrent_weight.float().numpy() if diagonal else np.empty(0, np.float32),
-        *constants(neuron, parameters, shape),
+        *constants(neuron, parameters, current.shape[1:]),
     )  # fmt: skip
-    return philox.pack(output != 0) if pack else output.to(weight.dtype), final, current[None]
 
 
-def recurrent_backward(
-    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, current: Tensor, output: Tensor,
-    x: Tensor, weight: Tensor, recurrent_weight: Tensor, state: Tensor | None, initial: Tensor | None,
-    parameters: dict[str, Tensor], grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None,
-    grad_recurrent: Tensor, grad_state: Tensor, grad_initial: Tensor, grad_rows: Tensor,
-) -> None:  # fmt: skip
-    """Fill the gradients that are asked for, and those of V, of the first state and output, and of the rows."""
-    T, B, N = current.shape
+def segment_backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, grad_state: Tensor, kept: Tensor | None, output: Tensor | None,
+    x: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor, state: Tensor | None,
+    initial: Tensor | None, parameters: dict[str, Tensor], T: int, needs: Sequence[bool], x_dtype: torch.dtype,
+) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, of the output before the first step [B, N], of W, b and V, and of the rows [L, B, N].
+
+    Those of x, W and b are None if ``needs`` is False. ``grad_state`` [S, B, N], that of the last state, becomes that
+    of ``state``. Whole currents and outputs are made again unless they were kept.
+    """
+    if kept is None or output is None:
+        current = currents(as_spikes(x, T), weight, bias)
+        fired = torch.empty_like(current)
+        _loop(
+            neuron, current, recurrent_weight, initial, parameters, fired,
+            initial_state(neuron, state, current.shape[1:]),
+        )  # fmt: skip
+    else:
+        current, fired = kept[0], unpack(output, T) if output.dtype == torch.int32 else output.float()
+    (_, B, N), shape = current.shape, current.shape[1:]
     diagonal = recurrent_weight.dim() == 1
     columns = -(-N // LANES) * LANES
     groups = max(1, min(MAX_GROUPS, -(-B // TILE), MAX_PARTIAL // (N * columns)))
     partial = np.empty((groups, 0 if diagonal else N * columns), np.float32)
     partial_diagonal = np.empty((groups, N if diagonal else 0), np.float32)
-    grad_state.numpy()[...] = 0.0 if grad_final is None else grad_final.float().numpy()
-    grad_rows.numpy()[...] = 0
     upstream = np.zeros((1, B * N), np.float32)
     if grad_output is not None:
         rows = grad_output[:1] if grad_output.stride(0) == 0 else grad_output
         upstream = rows.reshape(len(rows), B * N).float().contiguous().numpy()
-    fired = unpack(output, T) if output.dtype == torch.int32 else output.float()
-    grad = torch.empty_like(current)
+    grad, grad_initial = torch.empty_like(current), torch.empty(B, N)
+    grad_rows = torch.from_numpy(np.zeros((len(neuron.learnt_constants), B, N), np.float32))
     matrix = recurrent_weight.new_zeros(1, 1) if diagonal else recurrent_weight
     spread(
-        backward, min(groups, workers_of(B, T * B * N)), neuron.forward,
-        *constants(neuron, parameters, current.shape[1:]),
-        neuron.kept, neuron.backward, *constants(neuron, parameters, current.shape[1:], backward=True), N, groups,
-        current.view(T, B * N).numpy(), initial_state(neuron, state, current.shape[1:]).view(-1, B * N).numpy(),
+        backward, min(groups, workers_of(B, T * B * N)), neuron.forward, *constants(neuron, parameters, shape),
+        neuron.kept, neuron.backward, *constants(neuron, parameters, shape, backward=True), N, groups,
+        current.view(T, B * N).numpy(), initial_state(neuron, state, shape).view(-1, B * N).numpy(),
         first_output(initial, B, N), fired.reshape(T, B * N).numpy(), upstream, grad_state.view(-1, B * N).numpy(),
         grad.view(T, B * N).numpy(), grad_rows.view(-1, B * N).numpy(), grad_initial.view(B * N).numpy(),
         rows_of(matrix, N), recurrent_weight.float().numpy() if diagonal else np.empty(0, np.float32),
         partial, partial_diagonal,
     )  # fmt: skip
-    if diagonal:
-        grad_recurrent.copy_(torch.from_numpy(partial_diagonal.sum(0)))
-    else:
-        grad_recurrent.copy_(torch.from_numpy(partial.sum(0).reshape(N, columns)[:, :N].T))
-    product_gradients(grad, x, weight, T, grad_x, grad_weight, grad_bias)
+    sums = partial_diagonal.sum(0) if diagonal else partial.sum(0).reshape(N, columns)[:, :N].T
+    grad_x, grad_weight, grad_bias = product_gradients(grad, x, weight, T, needs, x_dtype)
+    return grad_x, grad_initial, grad_weight, grad_bias, torch.from_numpy(np.ascontiguousarray(sums)), grad_rows
 
 
 def workers_of(samples: int, elements: int) -> int:

@@ -16,17 +16,50 @@ from torch import Tensor
 from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.numba.scan_kernels import backward, forward
 from fastsnn.kernels.numba.threads import spread, workers_for
+from fastsnn.kernels.segments import assign
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
+def segment_forward(
+    neuron: CompiledNeuron, current: Tensor, state: Tensor | None, parameters: dict[str, Tensor],
+    output: Tensor, final: Tensor, kept: Tensor | None,
+) -> None:  # fmt: skip
+    """Fill ``output`` [T, ...] (current's dtype) and ``final`` [S, ...], which may be ``state``; nothing is kept."""
+    begin(neuron, state, final)
+    wide = current.float().contiguous()
+    spikes = output if output.dtype == torch.float32 else torch.empty_like(wide)
+    scan_forward(neuron, wide, final, parameters, spikes)
+    if spikes is not output:
+        output.copy_(spikes)
+
+
+def segment_backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, current: Tensor, state: Tensor | None, kept: Tensor | None,
+    parameters: dict[str, Tensor], grad_current: Tensor, grad_state: Tensor, grad_rows: Tensor,
+) -> None:  # fmt: skip
+    """Fill the gradients of current (its dtype) and rows; that of the last state becomes that of ``state``."""
+    first = initial_state(neuron, state, current.shape[1:])
+    wide = grad_current if grad_current.dtype == torch.float32 else torch.empty(current.shape)
+    scan_backward(
+        neuron, current.float().contiguous(), first, parameters, grad_output, grad_state, wide, grad_rows
+    )  # fmt: skip
+    if wide is not grad_current:
+        grad_current.copy_(wide)
+
+
 def initial_state(neuron: CompiledNeuron, state: Tensor | None, shape: Sequence[int]) -> Tensor:
     """The states before the first step [S, ...], fp32, in new memory."""
-    # By NumPy: after an operator of torch its threads spin for a while on the cores that ours need.
     values = torch.empty(neuron.states, *shape)
-    for i, rest in enumerate(neuron.neuron.rest()):
-        values[i].numpy()[...] = rest if state is None else state[i].detach().float().numpy()
+    begin(neuron, state, values)
     return values
+
+
+def begin(neuron: CompiledNeuron, state: Tensor | None, out: Tensor) -> None:
+    """Fill ``out`` with the states before the first step; it may be ``state`` itself."""
+    for i, rest in enumerate(neuron.neuron.rest()):
+        if state is not out:
+            assign(out[i], rest if state is None else state[i])
 
 
 def constants(

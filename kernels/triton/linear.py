@@ -9,7 +9,7 @@ Operation: ``kernels/linear.py``. Tests: ``tests/test_linear.py``. Benchmark: ``
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -68,6 +68,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
         setattr(settings, name, saved)
 
 
+def segment_forward(
+    neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
+    parameters: dict[str, Tensor], T: int, output: Tensor, final: Tensor, kept: Tensor | None, path: str,
+) -> None:  # fmt: skip
+    """See :func:`forward`; x may be packed, and ``final`` may be ``state``."""
+    forward(neuron, operand(x, T), weight, bias, state, parameters, output, final, kept, path)
+
+
 def forward(
     neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
     parameters: dict[str, Tensor], output: Tensor, final: Tensor, kept: Tensor | None, path: str,
@@ -99,24 +107,43 @@ def _library_forward(
     scan_forward(neuron, current, state, parameters, output, final, kept)
 
 
-def backward(
-    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor, x: Tensor,
-    weight: Tensor, parameters: dict[str, Tensor], path: str,
-    grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None, grad_state: Tensor, grad_rows: Tensor,
-) -> None:  # fmt: skip
-    """Fill the gradients that are asked for, those of the first state [S, B, N] and of the rows [L, B, N]."""
-    shape = (len(x), *grad_state.shape[1:])
+def segment_backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, grad_state: Tensor, kept: Tensor | None, x: Tensor,
+    weight: Tensor, bias: Tensor | None, state: Tensor | None, parameters: dict[str, Tensor], T: int,
+    needs: Sequence[bool], x_dtype: torch.dtype, path: str,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:  # fmt: skip
+    """Gradients of x, weight and bias, None if ``needs`` is False, and of the rows [L, B, N].
+
+    ``grad_state`` [S, B, N], that of the last state, becomes that of ``state``. What steps keep is made again unless it
+    is given.
+    """
+    x, shape = operand(x, T), (T, *grad_state.shape[1:])
+    if kept is None:
+        kept = grad_state.new_empty((neuron.kept, *shape))
+        words = grad_state.new_empty((-(-T // 32), *shape[1:]), dtype=torch.int32)
+        forward(neuron, x, weight, bias, state, parameters, words, torch.empty_like(grad_state), kept, path)
     fused = choose_path(path, x, weight) == "fused"
     split = fused and bf16_split.arithmetic(x.device, weight.dtype)["PARTS"] == 3
     grad = kept.new_empty((3, *shape), dtype=torch.bfloat16) if split else kept.new_empty(shape, dtype=weight.dtype)
-    total = None if grad_bias is None else torch.empty_like(grad_state[0])
-    scan_backward(neuron, grad_output, grad_final, kept, parameters, grad, grad_state, grad_rows, total)
+    grad_rows = grad_state.new_empty((len(neuron.learnt_constants), *shape[1:]))
+    total = torch.empty_like(grad_state[0]) if needs[2] else None
+    scan_backward(neuron, grad_output, grad_state, kept, parameters, grad, grad_state, grad_rows, total)
+    return *product_gradients(grad, x, weight, total, needs, x_dtype), grad_rows
+
+
+def product_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, total: Tensor | None, needs: Sequence[bool], x_dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Those of the gradients of x, weight and bias that ``needs`` asks for, from the currents' gradient or its parts,
+    and its sum over time [B, N].
+    """
+    grad_x = weight.new_empty(x.shape, dtype=x_dtype) if needs[0] else None
+    grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs[1] else None
     if grad_x is not None:
         input_gradient(grad, weight.contiguous(), grad_x)
     if grad_weight is not None:
         weight_gradient(grad, x, grad_weight)
-    if grad_bias is not None and total is not None:
-        grad_bias.copy_(total.sum(0))
+    return grad_x, grad_weight, None if total is None else total.sum(0)
 
 
 def operand(x: Tensor, T: int) -> Tensor:

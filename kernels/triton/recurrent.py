@@ -7,6 +7,7 @@ Operation: ``kernels/recurrent.py``. Twin: ``kernels/numba/recurrent.py``. Tests
 Benchmark: ``bench/recurrent.py``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,13 @@ from torch import Tensor
 
 from fastsnn.kernels.neurons.program import CompiledNeuron
 from fastsnn.kernels.triton import bf16_split, device_guard, triton
-from fastsnn.kernels.triton.linear import full_precision, input_gradient, operand, weight_gradient
+from fastsnn.kernels.triton.linear import (
+    full_precision,
+    input_gradient,
+    operand,
+    product_gradients,
+    weight_gradient,
+)
 from fastsnn.kernels.triton.program import device_function
 from fastsnn.kernels.triton.recurrent_kernels import recurrent_backward_kernel, recurrent_forward_kernel
 from fastsnn.kernels.triton.scan import constants
@@ -25,12 +32,12 @@ SAMPLES = 16
 """Samples of a program: the rows of the smallest tile of tensor cores."""
 
 
-def recurrent_forward(
+def segment_forward(
     neuron: CompiledNeuron, x: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor,
     state: Tensor | None, initial: Tensor | None, parameters: dict[str, Tensor], T: int,
     output: Tensor, final: Tensor, kept: Tensor | None,
 ) -> None:  # fmt: skip
-    """Fill ``output`` [T, B, N] (int32 words if packed), ``final`` [S, B, N] and ``kept`` [K, T, B, N].
+    """Fill ``output`` [T, B, N] (int32 words if packed), ``final`` [S, B, N], which may be ``state``, and ``kept``.
 
     Raises ValueError for more than :data:`MAX_NEURONS` neurons.
     """
@@ -69,26 +76,36 @@ def forward_loop(
         )  # fmt: skip
 
 
-def recurrent_backward(
-    neuron: CompiledNeuron, grad_output: Tensor | None, grad_final: Tensor | None, kept: Tensor, output: Tensor,
-    x: Tensor, weight: Tensor, recurrent_weight: Tensor, state: Tensor | None, initial: Tensor | None,
-    parameters: dict[str, Tensor], grad_x: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None,
-    grad_recurrent: Tensor, grad_state: Tensor, grad_initial: Tensor, grad_rows: Tensor,
-) -> None:  # fmt: skip
-    """Fill the gradients that are asked for, and those of V, of the first state and output, and of the rows."""
-    T, (_, B, N) = kept.shape[1], grad_state.shape
-    total = None if grad_bias is None else kept.new_zeros((B, N))
+def segment_backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, grad_state: Tensor, kept: Tensor | None, output: Tensor | None,
+    x: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor, state: Tensor | None,
+    initial: Tensor | None, parameters: dict[str, Tensor], T: int, needs: Sequence[bool], x_dtype: torch.dtype,
+) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, of the output before the first step [B, N], of W, b and V, and of the rows [L, B, N].
+
+    Those of x, W and b are None if ``needs`` is False. ``grad_state`` [S, B, N], that of the last state, becomes that
+    of ``state``. What steps keep, and the outputs, are made again unless they were kept.
+    """
+    x, shape = operand(x, T), (T, *grad_state.shape[1:])
+    if kept is None or output is None:
+        kept = grad_state.new_empty((neuron.kept, *shape))
+        words = neuron.neuron.spikes
+        size, dtype = (-(-T // 32), *shape[1:]) if words else shape, torch.int32 if words else weight.dtype
+        output = grad_state.new_empty(size, dtype=dtype)
+        segment_forward(
+            neuron, x, weight, bias, recurrent_weight, state, initial, parameters, T, output,
+            torch.empty_like(grad_state), kept,
+        )  # fmt: skip
+    total = kept.new_zeros(shape[1:]) if needs[2] else None
+    grad_rows = grad_state.new_empty((len(neuron.learnt_constants), *shape[1:]))
     grad = backward_loop(
-        neuron, grad_output, grad_final, kept, recurrent_weight, parameters, grad_state, grad_rows, total
+        neuron, grad_output, grad_state, kept, recurrent_weight, parameters, grad_state, grad_rows, total
     )
+    grad_recurrent, grad_initial = torch.empty_like(recurrent_weight), grad_state.new_empty(shape[1:])
     _recurrent_gradients(grad, _previous(neuron, output, initial, T), recurrent_weight, grad_recurrent, grad_initial)
     grad = grad if grad.dim() == 4 else grad.to(weight.dtype)
-    if grad_x is not None:
-        input_gradient(grad, weight.contiguous(), grad_x)
-    if grad_weight is not None:
-        weight_gradient(grad, operand(x, T), grad_weight)
-    if grad_bias is not None and total is not None:
-        grad_bias.copy_(total.sum(0))
+    grad_x, grad_weight, grad_bias = product_gradients(grad, x, weight, total, needs, x_dtype)
+    return grad_x, grad_initial, grad_weight, grad_bias, grad_recurrent, grad_rows
 
 
 def backward_loop(

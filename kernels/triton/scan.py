@@ -139,6 +139,30 @@ def scan_backward_kernel(
         tl.store(total_ptr + offs, total, mask=mask)
 
 
+def segment_forward(
+    neuron: CompiledNeuron, current: Tensor, state: Tensor | None, parameters: dict[str, Tensor],
+    output: Tensor, final: Tensor, kept: Tensor | None,
+) -> None:  # fmt: skip
+    """See :func:`scan_forward`; ``final`` may be ``state``."""
+    scan_forward(neuron, current, state, parameters, output, final, kept)
+
+
+def segment_backward(
+    neuron: CompiledNeuron, grad_output: Tensor | None, current: Tensor, state: Tensor | None, kept: Tensor | None,
+    parameters: dict[str, Tensor], grad_current: Tensor, grad_state: Tensor, grad_rows: Tensor,
+) -> None:  # fmt: skip
+    """Fill the gradients of current and rows; ``grad_state``, that of the last state, becomes that of ``state``.
+
+    What steps keep is made again from ``current`` and ``state`` unless it is given.
+    """
+    if kept is None:
+        shape, words = current.shape, (-(-len(current) // 32), *current.shape[1:])
+        kept = grad_state.new_empty((neuron.kept, *shape))
+        output, final = current.new_empty(words, dtype=torch.int32), torch.empty_like(grad_state)
+        scan_forward(neuron, current, state, parameters, output, final, kept)
+    scan_backward(neuron, grad_output, grad_state, kept, parameters, grad_current, grad_state, grad_rows, None)
+
+
 def constants(
     neuron: CompiledNeuron, parameters: dict[str, Tensor], like: Tensor, backward: bool = False
 ) -> tuple[tuple[float, ...], Tensor]:
