@@ -14,7 +14,11 @@ Parameters = Mapping[str, Tensor]
 
 
 class Backend(Protocol):
-    """An implementation of the operations. States are stacked, [S, ...]; parameters are those that learn, by name."""
+    """An implementation of the operations. States are stacked, [S, ...]; parameters are those that learn, by name.
+
+    The three operations of one with the attribute ``recomputes = True`` take ``recompute`` too, a keyword; see
+    ``fastsnn.scan``.
+    """
 
     name: str
     paths: tuple[str, ...]

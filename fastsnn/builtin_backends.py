@@ -79,6 +79,7 @@ class CompiledBackend:
 
     name: str
     paths: tuple[str, ...] = ("auto",)
+    recomputes = True
 
     def neuron_refusal(
         self, neuron: Neuron, dtype: torch.dtype, learns: bool, operation: str, size: int = 0
@@ -88,22 +89,22 @@ class CompiledBackend:
         return None
 
     def scan(
-        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters
+        self, current: Tensor, neuron: Neuron, state: Tensor | None, parameters: Parameters, recompute: str = "auto"
     ) -> tuple[Tensor, Tensor]:
-        return scan_operation.scan(current, neuron, state, parameters, self.name)
+        return scan_operation.scan(current, neuron, state, parameters, self.name, recompute)
 
     def linear(
         self, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None, neuron: Neuron, state: Tensor | None,
-        parameters: Parameters, packed: bool, path: str,
+        parameters: Parameters, packed: bool, path: str, recompute: str = "auto",
     ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
-        return linear_operation.linear(x, weight, bias, neuron, state, parameters, self.name, packed, path)
+        return linear_operation.linear(x, weight, bias, neuron, state, parameters, self.name, packed, path, recompute)
 
     def recurrent(
         self, x: Tensor | PackedSpikes, weight: Tensor, recurrent_weight: Tensor, bias: Tensor | None, neuron: Neuron,
-        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool,
+        state: Tensor | None, initial: Tensor | None, parameters: Parameters, packed: bool, recompute: str = "auto",
     ) -> tuple[Tensor | PackedSpikes, Tensor]:  # fmt: skip
         return recurrent_operation.recurrent(
-            x, weight, recurrent_weight, bias, neuron, state, initial, parameters, self.name, packed
+            x, weight, recurrent_weight, bias, neuron, state, initial, parameters, self.name, packed, recompute
         )
 
 

@@ -145,6 +145,9 @@ class NetworkOptions(NeuronOptions):
     """Feed the spikes of each hidden layer back to it, one step later."""
     backend: Annotated[Literal["auto", "torch", "cupy", "triton", "numba"], MACHINE] = "auto"
     """Implementation; auto is the fastest that runs here."""
+    recompute: Annotated[Literal["auto", "on", "off"], MACHINE] = "auto"
+    """on: backward computes again what it needs of each time step, in less memory and more time; off: that is kept;
+    auto: on for layers that would keep more than a 32nd of the memory. The weights come out the same."""
 
     def _check(self) -> None:
         super()._check()

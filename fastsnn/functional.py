@@ -11,6 +11,7 @@ from torch import Tensor
 from fastsnn import backends
 from fastsnn.kernels.neurons import LIF, Neuron
 from fastsnn.kernels.packed import PackedSpikes
+from fastsnn.kernels.segments import CHOICES
 
 State = Mapping[str, Tensor]
 """A neuron's states by name, each a tensor [B, ...]."""
@@ -26,6 +27,7 @@ def scan(
     *,
     parameters: Mapping[str, Tensor] | None = None,
     backend: str = "auto",
+    recompute: str = "auto",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run neurons over T time steps of input current.
 
@@ -36,6 +38,10 @@ def scan(
         parameters: parameters of the neuron that learn, by name: tensors that broadcast to [B, ...], as [] (one for the
             layer), [N] (one per neuron) or [C, 1, 1] (one per channel).
         backend: ``auto``, ``torch``, ``cupy``, ``triton``, ``numba``, or one that was registered.
+        recompute: ``on`` keeps the neurons' states every so many time steps for backward, which computes the steps
+            between again; ``off`` keeps what it needs of every step; ``auto`` is on if that is more than a 32nd of the
+            device's memory (``fastsnn.kernels.segments.SHARE``). The results are the same bits. Backends numba and
+            triton; on numba a scan computes its steps again in any case. Others: ``auto`` or ``off``.
 
     Returns:
         the output, spikes of 0 and 1 (or potentials, of a neuron that doesn't spike), [T, B, ...], and the states after
@@ -55,7 +61,7 @@ def scan(
     given = _checked_parameters(parameters, neuron, shape, current)
     stacked = _stacked(state, neuron, shape, current)
     chosen = backends.resolve(backend, current.device, neuron, current.dtype, len(given) > 0, "scan")
-    output, last = chosen.scan(current, neuron, stacked, given)
+    output, last = chosen.scan(current, neuron, stacked, given, **_recomputing(recompute, chosen))
     return output, dict(zip(neuron.states, last.unbind(), strict=True))
 
 
@@ -71,6 +77,7 @@ def linear(
     backend: str = "auto",
     packed: Literal[False] = False,
     path: str = "auto",
+    recompute: str = "auto",
 ) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
@@ -86,6 +93,7 @@ def linear(
     backend: str = "auto",
     packed: bool,
     path: str = "auto",
+    recompute: str = "auto",
 ) -> tuple[Tensor | PackedSpikes, dict[str, Tensor]]: ...
 
 
@@ -100,6 +108,7 @@ def linear(
     backend: str = "auto",
     packed: bool = False,
     path: str = "auto",
+    recompute: str = "auto",
 ) -> tuple[Tensor | PackedSpikes, dict[str, Tensor]]:
     """Run neurons driven by ``x @ weight.T + bias`` over T time steps.
 
@@ -109,7 +118,7 @@ def linear(
         x: input spikes or values, floating point, bool or uint8, [T, B, K], or packed spikes.
         weight: [N, K].
         bias: [N] or None.
-        neuron, state, parameters, backend: see :func:`scan`; states and parameters are of [B, N].
+        neuron, state, parameters, backend, recompute: see :func:`scan`; states and parameters are of [B, N].
         packed: return the spikes as ``PackedSpikes``, for a next layer. They mean the same on every backend; only
             triton keeps them for backward as they are, 1/32 of fp32.
         path: with backend triton ``fused``, ``library`` (torch's product, then the neurons) or ``auto``, which takes
@@ -135,10 +144,11 @@ def linear(
     chosen = backends.resolve(backend, device, neuron, weight.dtype, len(given) > 0)
     if path not in chosen.paths:
         raise ValueError(f"path is {path!r}; backend {chosen.name} allows: {', '.join(chosen.paths)}")
+    recomputing = _recomputing(recompute, chosen)
     dtype, precision = _autocast_off(device, weight.dtype)
     with precision:
         x, weight, bias = _in_dtype(x, dtype), _in_dtype(weight, dtype), _in_dtype(bias, dtype)
-        output, last = chosen.linear(x, weight, bias, neuron, stacked, given, packed, path)
+        output, last = chosen.linear(x, weight, bias, neuron, stacked, given, packed, path, **recomputing)
     return output, dict(zip(neuron.states, last.unbind(), strict=True))
 
 
@@ -153,6 +163,7 @@ def recurrent(
     parameters: Mapping[str, Tensor] | None = None,
     backend: str = "auto",
     packed: bool = False,
+    recompute: str = "auto",
 ) -> tuple[Tensor | PackedSpikes, dict[str, Tensor]]:
     """Run neurons driven by ``x[t] @ weight.T + output[t - 1] @ recurrent_weight.T + bias`` over T time steps.
 
@@ -163,7 +174,7 @@ def recurrent(
         weight: [N, K].
         recurrent_weight: [N, N], or its diagonal alone, [N]: each neuron comes back to itself.
         bias: [N] or None.
-        neuron, parameters, backend: see :func:`scan`; parameters are of [B, N].
+        neuron, parameters, backend, recompute: see :func:`scan`; parameters are of [B, N].
         state: the states before the first step and the output before it, under ``output``, by name, each [B, N];
             default at rest and zeros. What is returned goes on with a sequence that was cut.
         packed: return the output as ``PackedSpikes``, for a next layer.
@@ -198,12 +209,24 @@ def recurrent(
         initial, stacked = state["output"], torch.stack([state[name] for name in neuron.states])
     size = N if recurrent_weight.dim() == 2 else 0
     chosen = backends.resolve(backend, device, neuron, weight.dtype, len(given) > 0, "recurrent", size)
+    recomputing = _recomputing(recompute, chosen)
     dtype, precision = _autocast_off(device, weight.dtype)
     with precision:
         x, weight, bias = _in_dtype(x, dtype), _in_dtype(weight, dtype), _in_dtype(bias, dtype)
-        output, last = chosen.recurrent(x, weight, recurrent_weight, bias, neuron, stacked, initial, given, packed)
+        output, last = chosen.recurrent(
+            x, weight, recurrent_weight, bias, neuron, stacked, initial, given, packed, **recomputing
+        )
     final = output.unpack() if isinstance(output, PackedSpikes) else output
     return output, {**dict(zip(neuron.states, last.unbind(), strict=True)), "output": final[-1].to(last.dtype)}
+
+
+def _recomputing(recompute: str, backend: backends.Backend) -> dict[str, Any]:
+    """``recompute`` as a backend takes it. Raises ValueError if it can't, unless no gradient may be asked for."""
+    able = getattr(backend, "recomputes", False)
+    if recompute not in CHOICES or (recompute == "on" and torch.is_grad_enabled() and not able):
+        allowed = [choice for choice in CHOICES if choice != "on" or able]
+        raise ValueError(f"recompute is {recompute!r}; backend {backend.name} allows: {', '.join(allowed)}")
+    return {"recompute": recompute} if able else {}
 
 
 def checked_neuron(neuron: Neuron | None) -> Neuron:

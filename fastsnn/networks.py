@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,8 @@ class _Builder:
 
     def __init__(self, config: NetworkOptions, backend: str, shape: tuple[int, ...]) -> None:
         self.neuron, self.bias, self.recurrent = config.layer_neuron(), config.bias, config.recurrent
-        self.backend, self.shape, self.per_neuron = backend, shape, config.learn_per == "neuron"
+        self.shape, self.per_neuron = shape, config.learn_per == "neuron"
+        self.runs: dict[str, Any] = {"backend": backend, "recompute": config.recompute}
         self.modules: list[nn.Module] = []
         self.spatial = False
 
@@ -165,7 +167,7 @@ class _Builder:
         self._flatten()
         self.modules.append(nn.Linear(self.shape[0], classes, self.bias))
         tau = getattr(self.neuron, "tau", LI.tau)
-        self.modules.append(Spiking(LI(tau, getattr(self.neuron, "decay_input", True)), backend=self.backend))
+        self.modules.append(Spiking(LI(tau, getattr(self.neuron, "decay_input", True)), **self.runs))
 
     def _convolution(self, part: Convolution, normed: bool) -> None:
         if len(self.shape) != 3:
@@ -181,7 +183,7 @@ class _Builder:
         self.modules.append(TimeDistributed(convolution))
         if normed:
             self.modules.append(TimeDistributed(nn.BatchNorm2d(part.channels)))
-        self.modules.append(SpatialSpiking(self.neuron, backend=self.backend))
+        self.modules.append(SpatialSpiking(self.neuron, **self.runs))
         sizes = [(size + 2 * (part.kernel // 2) - part.kernel) // part.stride + 1 for size in (height, width)]
         self._resize(part, part.channels, *sizes)
 
@@ -204,11 +206,11 @@ class _Builder:
         if normed:
             self.modules.append(nn.Linear(inputs, size, self.bias))
             self.modules.append(TimeDistributed(nn.BatchNorm1d(size)))
-            self.modules.append(Spiking(self.neuron, size=learnt, backend=self.backend))
+            self.modules.append(Spiking(self.neuron, size=learnt, **self.runs))
         elif recurrent:
-            self.modules.append(Recurrent(inputs, size, self.neuron, self.bias, backend=self.backend, size=learnt))
+            self.modules.append(Recurrent(inputs, size, self.neuron, self.bias, size=learnt, **self.runs))
         else:
-            self.modules.append(LinearLIF(inputs, size, self.bias, self.neuron, self.backend, size=learnt))
+            self.modules.append(LinearLIF(inputs, size, self.bias, self.neuron, size=learnt, **self.runs))
         self.shape = (size,)
 
     def _flatten(self) -> None:

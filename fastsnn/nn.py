@@ -22,6 +22,7 @@ class Spiking(nn.Module):
         size: shape of each learnt parameter: () for one for the layer, (N,) for one per neuron, (C, 1, 1) for one per
             channel.
         backend: ``auto``, ``torch``, ``cupy``, ``triton``, ``numba``, or one that was registered.
+        recompute: ``auto``, ``on`` or ``off``: whether backward computes again what it needs of each time step.
 
     Raises TypeError or ValueError for a neuron or a name that isn't one.
     """
@@ -32,17 +33,18 @@ class Spiking(nn.Module):
         learn: Sequence[str] | None = None,
         size: Sequence[int] = (),
         backend: str = "auto",
+        recompute: str = "auto",
     ) -> None:
         super().__init__()
-        self.neuron, self.backend = checked_neuron(neuron), backend
+        self.neuron, self.backend, self.recompute = checked_neuron(neuron), backend, recompute
         self.learns = add_learnt_parameters(self, self.neuron, learn, size)
 
     def forward(self, current: Tensor) -> Tensor:
         learnt = {name: getattr(self, name) for name in self.learns}
-        return scan(current, self.neuron, parameters=learnt, backend=self.backend)[0]
+        return scan(current, self.neuron, parameters=learnt, backend=self.backend, recompute=self.recompute)[0]
 
     def extra_repr(self) -> str:
-        return f"{self.neuron}, backend={self.backend!r}"
+        return f"{self.neuron}, backend={self.backend!r}{_recompute(self)}"
 
 
 class LinearLIF(nn.Linear):
@@ -51,8 +53,8 @@ class LinearLIF(nn.Linear):
     Weights, their initial values and the keys of ``state_dict`` are nn.Linear's, so the weights of a pair of
     SpikingJelly's ``layer.Linear`` and ``neuron.LIFNode`` load as they are. Every call starts at rest. A layer with
     ``packed`` hands packed spikes to the next one, as the first of
-    ``nn.Sequential(LinearLIF(784, 1000, packed=True), LinearLIF(1000, 10))``. ``learn`` and ``size`` are those of
-    :class:`Spiking`.
+    ``nn.Sequential(LinearLIF(784, 1000, packed=True), LinearLIF(1000, 10))``. ``learn``, ``size`` and
+    ``recompute`` are those of :class:`Spiking`.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class LinearLIF(nn.Linear):
         path: str = "auto",
         learn: Sequence[str] | None = None,
         size: Sequence[int] = (),
+        recompute: str = "auto",
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.neuron, self.backend = checked_neuron(neuron), backend
-        self.packed, self.path = packed, path
+        self.packed, self.path, self.recompute = packed, path, recompute
         self.learns = add_learnt_parameters(self, self.neuron, learn, size, self.weight)
 
     def forward(self, x: Tensor | PackedSpikes) -> Any:
@@ -84,12 +87,13 @@ class LinearLIF(nn.Linear):
             backend=self.backend,
             packed=self.packed,
             path=self.path,
+            recompute=self.recompute,
         )
         return output
 
     def extra_repr(self) -> str:
         packed, path = ", packed=True" * self.packed, f", path={self.path!r}" * (self.path != "auto")
-        return f"{super().extra_repr()}, {self.neuron}, backend={self.backend!r}{packed}{path}"
+        return f"{super().extra_repr()}, {self.neuron}, backend={self.backend!r}{packed}{path}{_recompute(self)}"
 
 
 class Recurrent(nn.Module):
@@ -99,7 +103,7 @@ class Recurrent(nn.Module):
 
     Args:
         in_features, out_features: K and N.
-        neuron, learn, size, backend: see :class:`Spiking`.
+        neuron, learn, size, backend, recompute: see :class:`Spiking`.
         bias: whether the current has a bias.
         diagonal: each neuron comes back to itself alone: N recurrent weights instead of N * N.
         packed: hand packed spikes to the next layer.
@@ -119,6 +123,7 @@ class Recurrent(nn.Module):
         packed: bool = False,
         learn: Sequence[str] | None = None,
         size: Sequence[int] = (),
+        recompute: str = "auto",
     ) -> None:
         super().__init__()
         linear_layer = nn.Linear(in_features, out_features, bias)
@@ -126,6 +131,7 @@ class Recurrent(nn.Module):
         back = torch.empty(out_features) if diagonal else torch.empty(out_features, out_features)
         self.recurrent_weight = nn.Parameter(nn.init.uniform_(back, -1, 1) if diagonal else nn.init.orthogonal_(back))
         self.neuron, self.backend, self.packed = checked_neuron(neuron), backend, packed
+        self.recompute = recompute
         self.learns = add_learnt_parameters(self, self.neuron, learn, size)
 
     def forward(self, x: Tensor | PackedSpikes) -> Any:
@@ -138,13 +144,18 @@ class Recurrent(nn.Module):
             parameters={name: getattr(self, name) for name in self.learns},
             backend=self.backend,
             packed=self.packed,
+            recompute=self.recompute,
         )
         return output
 
     def extra_repr(self) -> str:
         N, K = self.weight.shape
-        diagonal = ", diagonal=True" * (self.recurrent_weight.dim() == 1)
-        return f"{K}, {N}, {self.neuron}, bias={self.bias is not None}{diagonal}, backend={self.backend!r}"
+        diagonal, recompute = ", diagonal=True" * (self.recurrent_weight.dim() == 1), _recompute(self)
+        return f"{K}, {N}, {self.neuron}, bias={self.bias is not None}{diagonal}, backend={self.backend!r}{recompute}"
+
+
+def _recompute(layer: Any) -> str:
+    return f", recompute={layer.recompute!r}" * (layer.recompute != "auto")
 
 
 def add_learnt_parameters(

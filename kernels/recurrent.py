@@ -67,6 +67,7 @@ def recurrent_op(
     kernels = _kernels(backend)
     for i, part in enumerate(segments(T, final[0].numel(), backend)):
         if i and keep != NOTHING:
+            assert initial is not None
             assign(starts[i - 1, :-1], final)
             assign(starts[i - 1, -1], initial)
         out = cut(output, part)
@@ -128,7 +129,8 @@ def recurrent_backward_op(
         )  # fmt: skip
         grad_x.put(part, of_x)
         sums = added(sums, of_others)
-    assert sums is not None and grad_initial is not None
+    assert sums is not None
+    assert grad_initial is not None
     grad_weight, grad_bias, grad_recurrent, grad_rows = (weight.new_empty(0) if g is None else g for g in sums)
     return (
         grad_x.whole(weight), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype),

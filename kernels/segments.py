@@ -1,9 +1,10 @@
 """Long T in little memory: the operations go through time in segments, and may compute again what backward needs.
 
-A segment is a stretch of time steps. Its currents and their gradient exist while it is worked on, and the states at which
-it starts are kept, so backward can go from the last segment to the first. What each step keeps for backward is either
-kept too or, with *recompute*, made again from the input and those states, a segment at a time. Segments depend on the
-sizes alone and sums over them have one order, so both ways give the same bits.
+A segment is a stretch of time steps. Its currents and their gradient exist while it is worked on. The states at which it
+starts are kept, so backward can go from the last segment to the first. What each step keeps for backward is either kept
+too or, with *recompute*, made again from the input and those states, a segment at a time. Segments depend on the sizes
+alone and sums over them have one order, so both ways give the same bits. Tests: ``tests/test_recompute.py``. Benchmark:
+``bench/memory.py``.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -21,14 +22,16 @@ Recompute = Literal["auto", "on", "off"]
 CHOICES: tuple[str, ...] = get_args(Recompute)
 
 NOTHING, STATES, STEPS = "nothing", "states", "steps"
-"""What an operator keeps for backward: nothing, the states at which segments start, or those and what each step keeps."""
+"""What an operator keeps for backward: nothing, the states where segments start, or those and what each step keeps."""
 
-SEGMENT_BYTES = {"numba": 1 << 24, "triton": 1 << 28}
-"""Bytes of a segment's fp32 currents, at most, but for 32 steps: on the CPU memory that is used again at once costs less
-than new pages, on a GPU a segment has to fill the card and is worth its launches."""
+SEGMENT_BYTES = {"numba": 1 << 25, "triton": 1 << 28}
+"""Bytes of a segment's fp32 currents, at most, but for 32 steps. On the CPU memory that is used again at once costs less
+than new pages; on a GPU a segment has to fill the card and to be worth its launches (derived, not measured).
+"""
 SHARE = 1 / 32
-"""Share of the device's memory from which a layer's steps are not kept, under ``auto``: a network of ten layers holds ten
-such tensors at once, and as many outputs and gradients of outputs, which together are about all of it."""
+"""Share of a device's memory from which ``auto`` recomputes a layer. A network of ten such layers keeps ten of these
+tensors at once, and as many outputs and gradients of outputs may be there: together they would take all of it.
+"""
 
 
 def segment_length(T: int, neurons: int, backend: str) -> int:
@@ -36,8 +39,7 @@ def segment_length(T: int, neurons: int, backend: str) -> int:
     # sym_max: torch.compile traces this with sizes that it doesn't know.
     most = torch.sym_max(SEGMENT_BYTES[backend] // (4 * torch.sym_max(neurons, 1)) // 32, 1)
     words = torch.sym_max(-(-T // 32), 1)
-    length: int = 32 * -(-words // -(-words // most))
-    return length
+    return cast(int, 32 * -(-words // -(-words // most)))
 
 
 def segments(T: int, neurons: int, backend: str) -> list[slice]:
@@ -60,7 +62,7 @@ def kept_of(kept: Tensor, part: slice) -> Tensor | None:
     """The memory [count, part, ...] of what a segment's steps keep; None if steps keep nothing."""
     if kept.dim() == 1:
         return None
-    count, T, *shape = kept.shape
+    count, _, *shape = kept.shape
     step = count * math.prod(shape)
     return kept.view(-1)[part.start * step : part.stop * step].view(count, part.stop - part.start, *shape)
 

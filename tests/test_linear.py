@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from fastsnn import LIF
 from fastsnn.kernels import contract, reference
 from fastsnn.kernels.linear import linear, linear_op
-from fastsnn.kernels.segments import NOTHING, STEPS
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.numba import linear as numba_linear
+from fastsnn.kernels.segments import NOTHING, STEPS
 from fastsnn.kernels.triton import bf16_split, linear_forward
 from fastsnn.kernels.triton import linear as triton_linear
 

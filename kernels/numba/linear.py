@@ -42,8 +42,11 @@ def segment_forward(
 
 def write(spikes: Tensor, output: Tensor) -> None:
     """Copy outputs fp32 [T, ...] to ``output``, of any dtype or packed, unless they lie there."""
-    if spikes is not output:
-        output.copy_(pack(spikes != 0) if output.dtype == torch.int32 else spikes)
+    if spikes is output:
+        return
+    words = pack(spikes != 0) if output.dtype == torch.int32 else spikes
+    assert words is not None
+    output.copy_(words)
 
 
 def segment_backward(
