@@ -1,10 +1,11 @@
 """Long T in little memory: the operations go through time in segments, and may compute again what backward needs.
 
-A segment is a stretch of time steps. Its currents and their gradient exist while it is worked on. The states at which it
-starts are kept, so backward can go from the last segment to the first. What each step keeps for backward is either kept
-too or, with *recompute*, made again from the input and those states, a segment at a time. Segments depend on the sizes
-alone and sums over them have one order, so both ways give the same bits. Tests: ``tests/test_recompute.py``. Benchmark:
-``bench/memory.py``.
+A segment is a stretch of time steps. Its currents and their gradient exist while it is worked on. The states at which
+it starts are kept, so backward can go from the last segment to the first. What each step keeps for backward is either
+kept too or, with *recompute*, made again from the input and those states, a segment at a time. Segments depend on the
+sizes alone and sums over them have one order, so both ways give the same bits.
+
+Tests: ``tests/test_recompute.py``. Benchmark: ``bench/memory.py``.
 """
 
 import ctypes
@@ -25,8 +26,8 @@ NOTHING, STATES, STEPS = "nothing", "states", "steps"
 """What an operator keeps for backward: nothing, the states where segments start, or those and what each step keeps."""
 
 SEGMENT_BYTES = {"numba": 1 << 25, "triton": 1 << 28}
-"""Bytes of a segment's fp32 currents, at most, but for 32 steps. On the CPU memory that is used again at once costs less
-than new pages; on a GPU a segment has to fill the card and to be worth its launches (derived, not measured).
+"""Bytes of a segment's fp32 currents, at most, but for 32 steps. On the CPU memory that is used again at once costs
+less than new pages; on a GPU a segment has to fill the card and to be worth its launches (derived, not measured).
 """
 SHARE = 1 / 32
 """Share of a device's memory from which ``auto`` recomputes a layer. A network of ten such layers keeps ten of these
