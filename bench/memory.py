@@ -34,9 +34,7 @@ def network(kind: str) -> nn.Module:
     if kind == "spikingjelly":
         from spikingjelly.activation_based import functional, layer
 
-        pairs = [
-            (layer.Linear(a, b, bias=False), public_networks.lif()) for a, b in zip(SIZES, SIZES[1:], strict=False)
-        ]
+        pairs = [(layer.Linear(a, b, bias=False), public_networks.lif()) for a, b in pairwise(SIZES)]
         net = nn.Sequential(*(part for pair in pairs for part in pair))
         functional.set_step_mode(net, "m")
         return net

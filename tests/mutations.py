@@ -33,6 +33,7 @@ TESTS = {
     "numba-recurrent": "tests/test_recurrent.py",
     "triton-recurrent": "tests/test_recurrent.py",
     "numba-spike-products": "tests/test_spike_products.py",
+    "segments": "tests/test_recompute.py",
     "torch-philox": "tests/test_philox.py",
     "triton-philox": "tests/test_triton_philox.py",
     "triton-rate-step-fp32": "tests/test_rate_step.py::test_products_in_fp32",

@@ -85,6 +85,7 @@ BAD = [
     ("threads", 0, "1 or more"),
     ("amp", "on", "off, fp16, bf16"),
     ("deterministic", "no", "true or false"),
+    ("recompute", "yes", "auto, on, off"),
     ("name", "a/b", "a folder name"),
     ("name", "..", "a folder name"),
     ("out", 7, "a path"),

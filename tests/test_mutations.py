@@ -19,6 +19,7 @@ KINDS = {
     "numba-linear": {"no-op", "charge", "dW", "dX", "dbias"},
     "numba-recurrent": {"no-op", "dV", "time carry", "first output", "last tile", "what fired"},
     "triton-recurrent": {"no-op", "charge", "tail mask", "packing", "dX", "parameters", "dV", "dbias", "first output"},
+    "segments": {"no-op", "start", "kept", "sums", "time carry"},
     "language": {"approximate operations"},
     "triton-rate-step": RATE_STEP | {"reset"},
     "numba-rate-step": RATE_STEP,
