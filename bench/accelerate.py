@@ -26,6 +26,8 @@ from bench import machine, public_networks
 from bench.results import FOLDER
 
 T, BATCH = 100, 64
+DIFFERENT = 1e-3
+"""Share of the outputs that may differ, at most."""
 
 
 def tutorial(sizes: tuple[int, ...] = (784, 800, 10)) -> tuple[nn.Module, Tensor]:
@@ -93,17 +95,18 @@ def measure(make: Callable[[], tuple[nn.Module, Tensor]], rounds: int, device: t
     net, x = make()
     original, x = net.to(device), x.to(device)
     fast, report = converted(original)
-    seconds: list[list[float]] = []
-    for i in range(rounds + 1):
-        (before, expected), (after, found) = step(original, x, device), step(fast, x, device)
-        if i:  # the first round compiles
-            seconds.append([before, after])
+    # The first step compiles, and tells whether both compute the same; a sum in another order may flip a rare spike.
+    (_, expected), (_, found) = step(original, x, device), step(fast, x, device)
+    differ = float((found != expected).float().mean())
+    if differ > DIFFERENT:
+        raise SystemExit(f"{differ:.2%} of the outputs differ; nothing is timed")
+    seconds = [(step(original, x, device)[0], step(fast, x, device)[0]) for _ in range(rounds)]
     return {
         "report": report,
         "original_seconds": statistics.median(pair[0] for pair in seconds),
         "accelerated_seconds": statistics.median(pair[1] for pair in seconds),
         "times": statistics.median(before / after for before, after in seconds),
-        "outputs_that_differ": float((found != expected).float().mean()),
+        "outputs_that_differ": differ,
         "rounds": rounds,
     }
 

@@ -111,10 +111,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _images(size: str) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Training images uint8 [D, P] with their labels: MNIST where it is at hand, else digits."""
-    mnist = size != "tiny" and (data.default_folder() / "MNIST" / "raw").exists()
-    found = data.load("mnist" if mnist else "digits")
+    # A folder may be what a failed download left; auto then falls back to digits.
+    at_hand = size != "tiny" and (data.default_folder() / "MNIST" / "raw").exists()
+    found = data.load("auto" if at_hand else "digits")
     images = found.train_images
-    if size != "tiny" and not mnist:
+    if size != "tiny" and found.name == "digits":
         # MNIST's shape: an 8 x 8 digit as 20 x 20 pixels in a frame of 28 x 28.
         square = F.interpolate(images.reshape(-1, 1, 8, 8), size=20)
         images = F.pad(square, (4, 4, 4, 4)).flatten(1)

@@ -3,7 +3,9 @@
 A training step of one layer on the CPU, on one thread: forward, the sum of the spikes, backward. SpikingJelly's
 ``LinearRecurrentContainer``, snnTorch's ``RLeaky`` and a loop of torch's operators (fastsnn's reference) take turns
 with fastsnn, round by round; medians of time, and of processor time, which other programs disturb least. Nothing is
-timed before fastsnn's spikes and gradients have passed C3 and C4. A peer that isn't installed is left out, by name.
+timed before fastsnn's spikes and gradients have passed C3 and C4. The peers are timed as they come: SpikingJelly's
+layer computes the same steps (the tests of ``accelerate`` compare them), snnTorch's resets a step later. A peer that
+isn't installed is left out, by name.
 """
 
 import argparse
