@@ -18,6 +18,7 @@ from fastsnn.kernels.neurons import SURROGATES, Surrogate, absolute, exp
 from fastsnn.kernels.neurons.language import precision
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.scan import scan
+from fastsnn.kernels.segments import NOTHING
 from fastsnn.verify import CHECKS, Target
 
 TAUS = (1.5, 2.0, 3.7, 4.0, 1024.0)
@@ -36,7 +37,7 @@ class Slope(Neuron):
 
 
 def derivative(backend: str, x: Tensor, surrogate: str, alpha: float) -> Tensor:
-    return run_op(backend, x[None].to(device_of(backend)), Slope(surrogate=surrogate, alpha=alpha), keep=False)[0][
+    return run_op(backend, x[None].to(device_of(backend)), Slope(surrogate=surrogate, alpha=alpha), keep=NOTHING)[0][
         0
     ].cpu()
 
