@@ -9,7 +9,6 @@ One operator of torch for every neuron and both compiled backends; its kernels a
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from fastsnn.kernels.segments import (
     cut,
     kept_of,
     kept_shapes,
+    kernels_of,
     segments,
     what_to_keep,
 )
@@ -58,7 +58,7 @@ def linear_op(
     if not final.numel():
         return outputs
     prepared, given = ready(neuron, learnt, parameters)
-    kernels = _kernels(backend)
+    kernels = kernels_of(backend, "linear")
     for i, part in enumerate(segments(T, final[0].numel(), backend)):
         if i and keep != NOTHING:
             assign(starts[i - 1], final)
@@ -102,7 +102,7 @@ def linear_backward_op(
         )  # fmt: skip
         return tuple(output.zero_() for output in outputs)  # type: ignore[return-value]
     assign(grad_state, 0.0 if grad_final is None else grad_final)
-    kernels, parts = _kernels(backend), segments(T, math.prod(shape), backend)
+    kernels, parts = kernels_of(backend, "linear"), segments(T, math.prod(shape), backend)
     grad_x, sums = Gradient((T, x.shape[1], weight.shape[1]), x_dtype), None
     for i, part in reversed([*enumerate(parts)]):
         upstream = None if grad_output is None else grad_output[part]
@@ -131,11 +131,6 @@ def _empty_grads(
     for count in (prepared.states, len(prepared.learnt_constants)):
         grads.append(weight.new_empty((count, B, N), dtype=torch.float32))
     return tuple(grads)  # type: ignore[return-value]
-
-
-def _kernels(backend: str) -> Any:
-    """The module of a language's kernels."""
-    return import_module(f"fastsnn.kernels.{backend}.linear")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -12,7 +12,6 @@ One operator of torch for every neuron and both compiled backends; its kernels a
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -40,6 +39,7 @@ from fastsnn.kernels.segments import (
     cut,
     kept_of,
     kept_shapes,
+    kernels_of,
     segments,
     what_to_keep,
 )
@@ -64,7 +64,7 @@ def recurrent_op(
     if not final.numel():
         return outputs
     prepared, given = ready(neuron, learnt, parameters)
-    kernels = _kernels(backend)
+    kernels = kernels_of(backend, "recurrent")
     for i, part in enumerate(segments(T, final[0].numel(), backend)):
         if i and keep != NOTHING:
             assert initial is not None
@@ -114,7 +114,7 @@ def recurrent_backward_op(
         )  # fmt: skip
         return tuple(grad.zero_() for grad in outputs)  # type: ignore[return-value]
     assign(grad_state, 0.0 if grad_final is None else grad_final)
-    kernels, parts = _kernels(backend), segments(T, math.prod(shape), backend)
+    kernels, parts = kernels_of(backend, "recurrent"), segments(T, math.prod(shape), backend)
     grad_x, grad_initial, sums = Gradient((T, x.shape[1], weight.shape[1]), x_dtype), None, None
     for i, part in reversed([*enumerate(parts)]):
         upstream = None if grad_output is None else grad_output[part]
@@ -154,11 +154,6 @@ def _empty_grads(
     for shape in ((prepared.states, B, N), (B, N), (len(prepared.learnt_constants), B, N)):
         grads.append(weight.new_empty(shape, dtype=torch.float32))
     return tuple(grads)  # type: ignore[return-value]
-
-
-def _kernels(backend: str) -> Any:
-    """The module of a language's kernels."""
-    return import_module(f"fastsnn.kernels.{backend}.recurrent")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

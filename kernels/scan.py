@@ -8,7 +8,6 @@ that are made of learnt parameters, through which gradients flow, and the parame
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,7 +16,17 @@ from torch import Tensor
 from fastsnn.kernels import eager
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.program import CompiledNeuron, compiled
-from fastsnn.kernels.segments import NOTHING, STATES, STEPS, assign, kept_of, kept_shapes, segments, what_to_keep
+from fastsnn.kernels.segments import (
+    NOTHING,
+    STATES,
+    STEPS,
+    assign,
+    kept_of,
+    kept_shapes,
+    kernels_of,
+    segments,
+    what_to_keep,
+)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -34,7 +43,7 @@ def scan_op(
     outputs = _empty_outputs(current, state, values, parameters, neuron, learnt, backend, keep)
     output, final, starts, kept = outputs
     prepared, given = ready(neuron, learnt, parameters)
-    kernels = _kernels(backend)
+    kernels = kernels_of(backend, "scan")
     for i, part in enumerate(segments(len(current), final[:1].numel(), backend)):
         if i and keep != NOTHING:
             starts[i - 1].copy_(final)
@@ -71,7 +80,7 @@ def scan_backward_op(
     assign(grad_state, 0.0 if grad_final is None else grad_final)
     assign(grad_rows, 0.0)
     prepared, given = ready(neuron, learnt, parameters)
-    kernels = _kernels(backend)
+    kernels = kernels_of(backend, "scan")
     parts = segments(len(current), grad_state[:1].numel(), backend)
     for i, part in reversed([*enumerate(parts)]):
         first = starts[i - 1] if i else state
@@ -94,11 +103,6 @@ def _empty_grads(
     grad_current = torch.empty(current.shape, dtype=current.dtype, device=current.device)
     state_shape, rows_shape = (prepared.states, *shape), (len(prepared.learnt_constants), *shape)
     return grad_current, *(current.new_empty(s, dtype=torch.float32) for s in (state_shape, rows_shape))  # type: ignore[return-value]
-
-
-def _kernels(backend: str) -> Any:
-    """The module of a language's kernels."""
-    return import_module(f"fastsnn.kernels.{backend}.scan")
 
 
 def ready(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> tuple[CompiledNeuron, dict[str, Tensor]]:

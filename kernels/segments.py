@@ -13,8 +13,9 @@ import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +34,11 @@ SHARE = 1 / 32
 """Share of a device's memory from which ``auto`` recomputes a layer. A network of ten such layers keeps ten of these
 tensors at once, and as many outputs and gradients of outputs may be there: together they would take all of it.
 """
+
+
+def kernels_of(backend: str, operation: str) -> Any:
+    """The module of an operation's kernels, with a ``segment_forward`` and a ``segment_backward``."""
+    return import_module(f"fastsnn.kernels.{backend}.{operation}")
 
 
 def segment_length(T: int, neurons: int, backend: str) -> int:
