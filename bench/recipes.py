@@ -31,9 +31,9 @@ def names() -> list[str]:
     return list(published())
 
 
-def published() -> dict[str, dict[str, Any]]:
-    """What the papers report, by recipe: task, network, accuracy in percent, goal, source."""
-    found: dict[str, dict[str, Any]] = yaml.safe_load((RECIPES / "published.yaml").read_text(encoding="utf-8"))
+def published() -> dict[str, dict[str, str]]:
+    """What the papers report, by recipe: the task, and the accuracy in percent with its source."""
+    found: dict[str, dict[str, str]] = yaml.safe_load((RECIPES / "published.yaml").read_text(encoding="utf-8"))
     return found
 
 
@@ -62,7 +62,7 @@ def records(name: str) -> list[Record]:
     return sorted((run for run in found if run.test_accuracy is not None), key=lambda run: run.options["seed"])
 
 
-def row(name: str, paper: dict[str, Any], peers: dict[str, Any]) -> str:
+def row(name: str, paper: dict[str, str], peers: dict[str, Any]) -> str:
     """A row of the table."""
     runs = records(name)
     setting = Setting({}, runs)
@@ -90,15 +90,14 @@ def table() -> str:
         "| --- | --- | --- | --- | ---: | ---: | ---: |",
         *(row(name, paper, peers.get("recipes", {})) for name, paper in published().items()),
     ]
-    machines = sorted(
-        {
-            f"{environment['device_name']}, torch {environment['torch']}, numba {environment['numba']}"
-            for name in names()
-            for run in records(name)
-            for environment in [run.options["environment"]]
-        }
-    )
+    machines = sorted({machine(run) for name in names() for run in records(name)})
     return "\n".join([*lines, "", f"Measured on: {'; '.join(machines) or 'nothing yet'}."])
+
+
+def machine(run: Record) -> str:
+    """Device and versions of a run."""
+    found = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))["environment"]
+    return f"{found['device_name']}, torch {found['torch']}, numba {found['numba']}"
 
 
 def write_page() -> None:
