@@ -1,13 +1,13 @@
-"""recipes/*.yaml: each trains as docs/recipes.md says, one of them to its number, and the page has what was measured."""
+"""recipes/*.yaml: each trains as docs/recipes.md says, one to its number, and the page has what was measured."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import recipes
 from run_tools import Command
 from source_files import REAL, needs_real, write_hdf5
 
+from bench import recipes
 from fastsnn.records import read_record
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,18 @@ def test_recipes_train(name: str, tmp_path: Path, command: Command, monkeypatch:
             spikes = [(np.sort(rng.random(500)), rng.integers(0, 700, 500)) for _ in range(count)]
             write_hdf5(tmp_path / f"shd_{part}.h5", spikes, np.arange(count) % 20)
         arguments = ["--data-dir", str(tmp_path)]
-    arguments += ["--train-samples", "40", "--test-samples", "8", "--batch-size", "8", "--epochs", "1", "--threads", "1"]
+    arguments += [
+        "--train-samples",
+        "40",
+        "--test-samples",
+        "8",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "1",
+        "--threads",
+        "1",
+    ]
     monkeypatch.chdir(ROOT)
     code, output, error = command(*recipes.command(name).split()[1:], *arguments, "--out", str(tmp_path / "run"))
     assert code == 0, output + error
