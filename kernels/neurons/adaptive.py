@@ -17,8 +17,9 @@ class AdLIF(Neuron):
         fire     s = 1 if h >= v_threshold, else 0;  v = h - s v_threshold
         adapt    w = beta w + a h + b s,  beta = exp(-1 / tau_w)
 
-    w is already that of the next step. Training keeps a at 0 or more. Source: A. Bittar and P. Garner, "A surrogate gradient spiking baseline for
-    speech command recognition", Frontiers in Neuroscience 2022; sparch's ``adLIFLayer`` with a threshold of 1.
+    w is already that of the next step. Training keeps a at 0 or more, below which the states may grow without end.
+    Source: A. Bittar and P. Garner, "A surrogate gradient spiking baseline for speech command recognition", Frontiers
+    in Neuroscience 2022; sparch's ``adLIFLayer`` with a threshold of 1.
     """
 
     states: ClassVar[tuple[str, ...]] = ("v", "w")
