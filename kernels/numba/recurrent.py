@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels.neurons.program import CompiledNeuron
-from fastsnn.kernels.numba.bits import LANES
+from fastsnn.kernels.numba.bits import LANES, aligned_empty
 from fastsnn.kernels.numba.linear import as_spikes, product_gradients, write
+from fastsnn.kernels.numba.pages import use_large_pages
 from fastsnn.kernels.numba.philox import unpack
 from fastsnn.kernels.numba.recurrent_kernels import TILE, backward, forward
 from fastsnn.kernels.numba.scan import begin, constants, initial_state
@@ -32,7 +33,7 @@ MAX_PARTIAL = 1 << 23
 MAX_LISTED = 1 << 18
 """Elements of a W whose rows are added one by one, at most: they stay in the second-level cache."""
 FEW = 4
-"""Inputs that are not 0 are few if they are at most one of so many, or one a step."""
+"""Inputs that are not 0 are few if they are at most one of so many (measured), or one a step."""
 
 
 def segment_forward(
@@ -45,6 +46,7 @@ def segment_forward(
     kept [numbers, T, B, N]: what backward needs of each step.
     """
     spikes = output if output.dtype == torch.float32 else torch.empty(T, *final.shape[1:])
+    use_large_pages(spikes, kept)
     begin(neuron, state, final)
     inputs = few_inputs(x, T, weight)
     current = currents(as_spikes(x, T), weight, bias) if inputs is None else torch.empty(0)
@@ -82,11 +84,12 @@ def segment_backward(
     K, columns = 0 if inputs is None else weight.shape[1], -(-N // LANES) * LANES
     size = (K + (0 if diagonal else N) + 1) * columns
     groups = max(1, min(MAX_GROUPS, -(-shape[0] // TILE), MAX_PARTIAL // size))
-    partial, partial_diagonal = np.empty((groups, size), np.float32), np.empty((groups, N), np.float32)
+    partial, partial_diagonal = aligned_empty((groups, size), np.float32), np.empty((groups, N), np.float32)
     upstream = torch.zeros(n)
     if grad_output is not None:
         upstream = grad_output[:1] if grad_output.stride(0) == 0 else grad_output
     grad = torch.empty(T, *shape) if needs[0] or (inputs is None and any(needs)) else torch.empty(0)
+    use_large_pages(grad)
     grad_initial = torch.empty(shape)
     grad_rows = torch.from_numpy(np.zeros((len(neuron.learnt_constants), *shape), np.float32))
     spread(
@@ -111,9 +114,11 @@ def few_inputs(x: Tensor, T: int, weight: Tensor) -> Tensor | None:
     """The inputs as fp32 [T, B, K], if so few of them are not 0 that their rows of W^T are added one by one."""
     if weight.numel() > MAX_LISTED:
         return None
-    values = unpack(x, T) if x.dtype == torch.int32 else x.float()
+    values = unpack(x, T) if x.dtype == torch.int32 else x.float().contiguous()
     steps, K = values.shape[:-1].numel(), values.shape[-1]
-    return values if int(values.count_nonzero()) <= steps * max(1, K // FEW) else None
+    # NumPy counts integers ten times faster than floats; -0 is as good as an input.
+    count = np.count_nonzero(values.view(torch.int32).numpy())
+    return values if count <= steps * max(1, K // FEW) else None
 
 
 def table_of(weight: Tensor | None, bias: Tensor | None, recurrent_weight: Tensor) -> Array:
@@ -133,7 +138,8 @@ def table_of(weight: Tensor | None, bias: Tensor | None, recurrent_weight: Tenso
 def padded(matrix: Tensor) -> Array:
     """A matrix [rows, N] with rows of whole vectors, flat."""
     rows, N = matrix.shape
-    values = np.zeros((rows, -(-N // LANES) * LANES), np.float32)
+    values = aligned_empty((rows, -(-N // LANES) * LANES), np.float32)
+    values[:, N:] = 0
     values[:, :N] = matrix.detach().float().numpy()
     return values.reshape(-1)
 

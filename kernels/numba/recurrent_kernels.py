@@ -12,7 +12,19 @@ ahead.
 import numpy as np
 
 from fastsnn.kernels.numba import jit
-from fastsnn.kernels.numba.bits import LANES, U64, add, add_product, at, load, nonzero_bits, store, zero
+from fastsnn.kernels.numba.bits import (
+    LANES,
+    U64,
+    add,
+    add_product,
+    aligned_zeros,
+    at,
+    load,
+    nonzero_bits,
+    put,
+    store,
+    zero,
+)
 from fastsnn.kernels.numba.program import step, step_back
 from fastsnn.kernels.numba.spike_products.layout import lowest_bit
 
@@ -97,12 +109,12 @@ def add_outer(grad, first, columns, count, rows, factors, table):
 
 @jit
 def copy(source, first, n, out, start):
-    """out[start : start + n] = source[first : first + n]."""
+    """n numbers of ``source``, from its element ``first`` on, to ``out``, from its element ``start`` on."""
     whole = n // LANES * LANES
     for c in range(0, whole, LANES):
         store(out, start + c, load(source, first + c))
     for i in range(whole, n):
-        out[start + i] = source[first + i]
+        put(out, start + i, at(source, first + i))
 
 
 @jit(entry=True)
@@ -118,36 +130,40 @@ def forward(worker, workers, program, N, inputs, current, state, initial, output
     n, columns = len(initial), (N + LANES - 1) // LANES * LANES
     samples, T = n // N, len(output) // n
     K, back = len(inputs) // (T * samples), 0 if len(diagonal) > 0 else N
-    total, fired = np.zeros((1, columns), np.float32), np.zeros((1, columns), np.float32)
-    own, numbers = np.zeros((len(state), columns), np.float32), np.zeros((len(kept), columns), np.float32)
+    total, fired = aligned_zeros(1, columns), aligned_zeros(1, TILE * columns)
+    own, numbers = aligned_zeros(len(state), TILE * columns), aligned_zeros(len(kept), columns)
     listed, factors = np.empty(K + back + 1, np.int64), np.empty(K + back + 1, np.float32)
-    total_row, fired_row = total[0], fired[0]
-    for b in range(samples * worker // workers, samples * (worker + 1) // workers):
-        start = b * N
-        copy(initial, start, N, fired_row, 0)
-        for s in range(len(state)):
-            copy(state[s], start, N, own[s], 0)
+    last = samples * (worker + 1) // workers
+    for tile in range(samples * worker // workers, last, TILE):
+        b_end = min(tile + TILE, last)
+        for b in range(tile, b_end):
+            place = (b - tile) * columns
+            copy(initial, b * N, N, fired, place)
+            for s in range(len(state)):
+                copy(state, s * n + b * N, N, own, s * TILE * columns + place)
         for t in range(T):
-            first = t * n + start
-            count = list_nonzero(inputs, (t * samples + b) * K, K, 0, columns, 0, listed, factors)
-            count = list_nonzero(fired_row, 0, back, K, columns, count, listed, factors)
-            count = list_bias(K + back, columns, count, listed, factors)
-            add_rows(table, columns, count, listed, factors, total_row)
-            if len(diagonal) > 0:
-                for i in range(N):
-                    total_row[i] += diagonal[i] * fired_row[i]
-            if len(current) > 0:
-                row = current[first : first + N]
-                for i in range(N):
-                    total_row[i] += row[i]
-            for c in range(0, columns, LANES):
-                step(program, total, own, fired, numbers, scalars, rows, (c, c, c, c, start + c), None)
-            copy(fired_row, 0, N, output, first)
-            if kept.shape[1] > 0:
-                for k in range(len(kept)):
-                    copy(numbers[k], 0, N, kept[k], first)
-        for s in range(len(state)):
-            copy(own[s], 0, N, state[s], start)
+            for b in range(tile, b_end):
+                place, first = (b - tile) * columns, t * n + b * N
+                count = list_nonzero(inputs, (t * samples + b) * K, K, 0, columns, 0, listed, factors)
+                count = list_nonzero(fired, place, back, K, columns, count, listed, factors)
+                count = list_bias(K + back, columns, count, listed, factors)
+                add_rows(table, columns, count, listed, factors, total)
+                if len(diagonal) > 0:
+                    for i in range(N):
+                        put(total, i, at(total, i) + at(diagonal, i) * at(fired, place + i))
+                if len(current) > 0:
+                    for i in range(N):
+                        put(total, i, at(total, i) + at(current, first + i))
+                for c in range(0, columns, LANES):
+                    places = (c, place + c, place + c, c, b * N + c)
+                    step(program, total, own, fired, numbers, scalars, rows, places, None)
+                copy(fired, place, N, output, first)
+                if kept.shape[1] > 0:
+                    for k in range(len(kept)):
+                        copy(numbers, k * columns, N, kept, k * T * n + first)
+        for b in range(tile, b_end):
+            for s in range(len(state)):
+                copy(own, s * TILE * columns + (b - tile) * columns, N, state, s * n + b * N)
 
 
 @jit
@@ -231,14 +247,13 @@ def backward_tile(
     start, stop = b * N, (b + count) * N
     whole = start + (stop - start) // LANES * LANES
     back[:] = np.float32(0)
-    total, grad_row = upstream[0], grad[0]
     for t in range(T - 1, -1, -1):
         given = min(t, len(grad_output) // n - 1) * n + start
         for s in range(count):
             for c in range(0, N // LANES * LANES, LANES):
-                store(total, s * N + c, add(load(grad_output, given + s * N + c), load(back, s * columns + c)))
+                store(upstream, s * N + c, add(load(grad_output, given + s * N + c), load(back, s * columns + c)))
             for i in range(N // LANES * LANES, N):
-                total[s * N + i] = at(grad_output, given + s * N + i) + at(back, s * columns + i)
+                put(upstream, s * N + i, at(grad_output, given + s * N + i) + at(back, s * columns + i))
         for i in range(start, whole, LANES):
             places = (t * n + i, i - start, i, i - start, i)
             step_back(program, kept, upstream, grad_state, grad, grad_rows, scalars, rows, places, None)
@@ -246,7 +261,7 @@ def backward_tile(
             places = (t * n + i, i - start, i, i - start, i)
             step_back(program, kept, upstream, grad_state, grad, grad_rows, scalars, rows, places, 1)
         if len(grad_current) > 0:
-            copy(grad_row, 0, count * N, grad_current, t * n + start)
+            copy(grad, 0, count * N, grad_current, t * n + start)
         for s in range(count):
             entries = list_nonzero(inputs, (t * samples + b + s) * K, K, 0, columns, 0, listed, factors)
             if t > 0:
@@ -255,16 +270,16 @@ def backward_tile(
             else:
                 entries = list_nonzero(initial, start + s * N, N_back, K, columns, entries, listed, factors)
             entries = list_bias(K + N_back, columns, entries, listed, factors)
-            add_outer(grad_row, s * N, columns, entries, listed, factors, grad_table)
+            add_outer(grad, s * N, columns, entries, listed, factors, grad_table)
         if len(diagonal) > 0:
             previous = output[(t - 1) * n : t * n] if t > 0 else initial
             for s in range(count):
                 for i in range(N):
-                    g = grad_row[s * N + i]
-                    back[s * columns + i] = g * diagonal[i]
+                    g = at(grad, s * N + i)
+                    put(back, s * columns + i, g * diagonal[i])
                     grad_diagonal[i] += g * previous[start + s * N + i]
         else:
-            tile_product(grad_row, 0, count, N, weight, columns, back)
+            tile_product(grad, 0, count, N, weight, columns, back)
     for s in range(count):
         copy(back, s * columns, N, grad_initial, start + s * N)
 
@@ -283,8 +298,8 @@ def backward(
     """
     samples, columns = len(initial) // N, (N + LANES - 1) // LANES * LANES
     tiles, longest = (samples + TILE - 1) // TILE, grad_table.shape[1] // columns
-    upstream, grad = np.empty((1, TILE * N), np.float32), np.zeros((1, TILE * N + LANES), np.float32)
-    back = np.empty(TILE * columns, np.float32)
+    upstream, grad = aligned_zeros(1, TILE * N), aligned_zeros(1, TILE * N + LANES)
+    back = aligned_zeros(1, TILE * columns)
     listed, factors = np.empty(longest, np.int64), np.empty(longest, np.float32)
     for group in range(worker, groups, workers):
         grad_table[group] = np.float32(0)
