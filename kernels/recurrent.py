@@ -89,9 +89,7 @@ def _empty_outputs(
     prepared, _ = ready(neuron, learnt, parameters)
     shape = (x.shape[1], weight.shape[0])
     output = x.new_empty(-(-T // 32) if pack else T, *shape, dtype=torch.int32 if pack else weight.dtype)
-    # On the CPU the currents are kept, from which backward makes the steps again.
-    count = prepared.kept if backend == "triton" else 1
-    shapes = (prepared.states, *shape), *kept_shapes(keep, backend, T, shape, prepared.states + 1, count)
+    shapes = (prepared.states, *shape), *kept_shapes(keep, backend, T, shape, prepared.states + 1, prepared.kept)
     final, starts, kept = (x.new_empty(size, dtype=torch.float32) for size in shapes)
     return output, final, starts, kept, carrier_for(final, T, *shape) if pack else final.new_empty(0)
 
@@ -215,7 +213,7 @@ def recurrent(
     words, T, carrier = x if isinstance(x, PackedSpikes) else (x, len(x), None)
     batch, N = words.shape[1:-1], weight.shape[0]
     needed = needs_gradient(words, weight, bias, recurrent_weight, state, initial, carrier, *given)
-    saved = 4 * T * math.prod(batch) * N * (kept_numbers(neuron.key, learnt) if backend == "triton" else 1)
+    saved = 4 * T * math.prod(batch) * N * kept_numbers(neuron.key, learnt)
     keep = what_to_keep(needed, recompute, saved, weight.device)
     output, final, *_, out = eager.call(
         recurrent_op, _setup_context, _backward,

@@ -17,6 +17,7 @@ import fastsnn
 from fastsnn import LI, LIF, Neuron, SEAdLIF
 from fastsnn.kernels import contract
 from fastsnn.kernels.neurons.language import Value
+from fastsnn.kernels.numba.recurrent import few_inputs
 from fastsnn.kernels.packed import PackedSpikes
 
 BACKENDS = ("torch", "triton", "numba")
@@ -47,14 +48,17 @@ Tensors = dict[str, Tensor]
 
 
 def layer(
-    T: int, B: int, K: int, N: int, neuron: Neuron, diagonal: bool = False, dyadic: bool = False, learn: tuple = ()
-) -> Tensors:
-    """x, weight, bias, recurrent_weight, the states, output (before the first step) and the learnt parameters."""
+    T: int, B: int, K: int, N: int, neuron: Neuron, diagonal: bool = False, dyadic: bool = False, learn: tuple = (),
+    rate: float = 0.3,
+) -> Tensors:  # fmt: skip
+    """x, of which ``rate`` is not 0, weight, bias, recurrent_weight, the states, output (before the first step) and the
+    learnt parameters.
+    """
     random = torch.Generator().manual_seed(T + B + K + N + diagonal + 2 * dyadic)
     count = max(0.3 * K, 1.0)
     scale = 2.0 if isinstance(neuron, SEAdLIF) else 1.0
     values = {
-        "x": (torch.rand(T, B, K, generator=random) < 0.3).float(),
+        "x": (torch.rand(T, B, K, generator=random) < rate).float(),
         "weight": (torch.randn(N, K, generator=random) * 1.2 / count**0.5 + 1.8 / count) * scale,
         "bias": torch.rand(N, generator=random),
         "recurrent_weight": torch.randn(*(() if diagonal else (N,)), N, generator=random) / (1 + 0.3 * N) ** 0.5,
@@ -153,6 +157,17 @@ def test_neurons_against_float64(name: str, diagonal: bool, backend: str) -> Non
 @pytest.mark.parametrize("shape", [(1, 3, 5, 17), (5, 1, 3, 1), (4, 9, 33, 48), (2, 17, 1, 67), (35, 2, 7, 5)], ids=str)
 def test_shapes(shape: tuple[int, int, int, int], backend: str) -> None:
     check(backend, layer(*shape, LIF(tau=3.0)), LIF(tau=3.0))
+
+
+@pytest.mark.parametrize("diagonal", [False, True], ids=["full", "diagonal"])
+@pytest.mark.parametrize("name", ["lif", "se-adlif"])
+def test_few_inputs(name: str, diagonal: bool) -> None:
+    """Rows of W are added one by one then; inputs need not be spikes, and -0 counts as one."""
+    neuron, learn = NEURONS[name]
+    values = layer(5, 11, 39, 20, neuron, diagonal, learn=learn, rate=0.1)
+    values["x"] += 0.0
+    assert few_inputs(values["x"], 5, values["weight"]) is not None
+    check("numba", values, neuron)
 
 
 @pytest.mark.parametrize("backend", ["triton", "numba"])

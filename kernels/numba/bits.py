@@ -40,6 +40,14 @@ def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
+@jit
+def aligned_zeros(rows, columns):
+    """float32 zeros [rows, columns] for a kernel's own use, aligned as :func:`aligned_empty`'s."""
+    buffer = np.zeros(rows * columns + LANES, np.float32)
+    start = (-buffer.ctypes.data % CACHE_LINE) // 4
+    return buffer[start : start + rows * columns].reshape(rows, columns)
+
+
 class Lanes(types.Type):
     """Numba's type of a vector of ``count`` float32."""
 
@@ -101,6 +109,18 @@ def at(typingctx, array, offset):
         return builder.load(builder.gep(data, [args[1]]), align=4)
 
     return types.float32(array, types.intp), codegen
+
+
+@intrinsic
+def put(typingctx, array, offset, value):
+    """array[offset] = value, of a flat float32 array; offsets as in :func:`at`."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        builder.store(args[2], builder.gep(data, [args[1]]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.float32), codegen
 
 
 @intrinsic

@@ -1,18 +1,31 @@
 """The time loop of a recurrent layer on the CPU, forward and backward: see ``recurrent.py``.
 
-A worker owns samples, and a sample goes through all T. What comes back from the step before is the sum of the rows of
-V^T of the neurons that fired, 5 to 10 of a hundred; the gradient that goes back is dense, so a tile of samples shares
-every row of V that is read.
+A worker owns samples, and a sample goes through all T. Its current is the sum of rows of a table: of W^T, one for each
+input that is not 0, of V^T, one for each neuron that fired, and of the bias. 5 to 10 of a hundred neurons fire. The
+gradient that goes back is dense, so a tile of samples shares every row of V that is read.
 
-Layout: currents, outputs and their gradients are [T, B * N]; ``columns`` is N rounded up to whole vectors.
+Layout: inputs [T * B * K]; currents, outputs and their gradients [T * B * N]; ``columns`` is N rounded up to whole
+vectors. A table [(K + N + 1) * columns] has the rows of W^T, V^T and the bias; K is 0 if the product with W is made
+ahead.
 """
 
 import numpy as np
 
 from fastsnn.kernels.numba import jit
-from fastsnn.kernels.numba.bits import LANES, U64, add, add_product, at, load, nonzero_bits, store, zero
+from fastsnn.kernels.numba.bits import (
+    LANES,
+    U64,
+    add,
+    add_product,
+    aligned_zeros,
+    at,
+    load,
+    nonzero_bits,
+    put,
+    store,
+    zero,
+)
 from fastsnn.kernels.numba.program import step, step_back
-from fastsnn.kernels.numba.scan_kernels import forward_block
 from fastsnn.kernels.numba.spike_products.layout import lowest_bit
 
 TILE = 8
@@ -20,35 +33,45 @@ TILE = 8
 
 
 @jit
-def find_fired(previous, first, N, fired):
-    """Write to ``fired`` [N] the neurons j whose output previous[first + j] is not 0, and return how many they are."""
-    count, whole = 0, N // LANES * LANES
+def list_nonzero(values, first, n, row, columns, count, rows, factors):
+    """Append to the list of ``count`` the values[first : first + n] that are not 0; returns its length.
+
+    rows: where the row of a value begins in the table, if ``row`` is the first one's; factors: the values.
+    """
+    whole = n // LANES * LANES
     for c in range(0, whole, LANES):
-        bits = nonzero_bits(previous, first + c)
+        bits = nonzero_bits(values, first + c)
         while bits != 0:
-            fired[count] = c + lowest_bit(bits)
+            j = c + lowest_bit(bits)
+            rows[count], factors[count] = (row + j) * columns, at(values, first + j)
             count += 1
             bits &= bits - U64(1)
-    for j in range(whole, N):
-        if at(previous, first + j) != 0:
-            fired[count] = j
+    for j in range(whole, n):
+        if at(values, first + j) != 0:
+            rows[count], factors[count] = (row + j) * columns, at(values, first + j)
             count += 1
     return count
 
 
 @jit
-def add_fired(previous, first, N, transposed, columns, fired, total):
-    """total[:N] = sum of previous[first + j] * V^T[j] over the neurons j that are not 0; ``fired`` is scratch [N]."""
-    count, c = find_fired(previous, first, N, fired), 0
+def list_bias(row, columns, count, rows, factors):
+    """Append the bias, the last row of the table."""
+    rows[count], factors[count] = row * columns, np.float32(1)
+    return count + 1
+
+
+@jit
+def add_rows(table, columns, count, rows, factors, total):
+    """total[:columns] = the sum of the listed rows of the table, each times its factor."""
+    c = 0
     while c + 4 * LANES <= columns:  # four sums at a time, none of which waits for another
         a, b, d, e = zero(), zero(), zero(), zero()
         for k in range(count):
-            j = fired[k]
-            value, row = at(previous, first + j), j * columns + c
-            a = add_product(a, value, load(transposed, row))
-            b = add_product(b, value, load(transposed, row + LANES))
-            d = add_product(d, value, load(transposed, row + 2 * LANES))
-            e = add_product(e, value, load(transposed, row + 3 * LANES))
+            value, row = at(factors, k), rows[k] + c
+            a = add_product(a, value, load(table, row))
+            b = add_product(b, value, load(table, row + LANES))
+            d = add_product(d, value, load(table, row + 2 * LANES))
+            e = add_product(e, value, load(table, row + 3 * LANES))
         store(total, c, a)
         store(total, c + LANES, b)
         store(total, c + 2 * LANES, d)
@@ -57,40 +80,90 @@ def add_fired(previous, first, N, transposed, columns, fired, total):
     while c < columns:
         a = zero()
         for k in range(count):
-            j = fired[k]
-            a = add_product(a, at(previous, first + j), load(transposed, j * columns + c))
+            a = add_product(a, at(factors, k), load(table, rows[k] + c))
         store(total, c, a)
         c += LANES
 
 
-@jit(entry=True)
-def forward(worker, workers, program, N, current, state, initial, output, transposed, diagonal, scalars, rows):
-    """One worker's samples; ``current`` [T, B * N] becomes the whole current, ``state`` [S, B * N] the last.
+@jit
+def add_outer(grad, first, columns, count, rows, factors, table):
+    """Add grad[first : first + columns] to the listed rows of the table, each times its factor."""
+    c = 0
+    while c + 4 * LANES <= columns:
+        a, b = load(grad, first + c), load(grad, first + c + LANES)
+        d, e = load(grad, first + c + 2 * LANES), load(grad, first + c + 3 * LANES)
+        for k in range(count):
+            value, row = at(factors, k), rows[k] + c
+            store(table, row, add_product(load(table, row), value, a))
+            store(table, row + LANES, add_product(load(table, row + LANES), value, b))
+            store(table, row + 2 * LANES, add_product(load(table, row + 2 * LANES), value, d))
+            store(table, row + 3 * LANES, add_product(load(table, row + 3 * LANES), value, e))
+        c += 4 * LANES
+    while c < columns:
+        a = load(grad, first + c)
+        for k in range(count):
+            row = rows[k] + c
+            store(table, row, add_product(load(table, row), at(factors, k), a))
+        c += LANES
 
-    initial [B * N]: the outputs before the first step. transposed [N * columns]: V^T; diagonal [N]: V, if that is all
-    of it, else of no elements. output [T, B * N] is not current's memory.
+
+@jit
+def copy(source, first, n, out, start):
+    """n numbers of ``source``, from its element ``first`` on, to ``out``, from its element ``start`` on."""
+    whole = n // LANES * LANES
+    for c in range(0, whole, LANES):
+        store(out, start + c, load(source, first + c))
+    for i in range(whole, n):
+        put(out, start + i, at(source, first + i))
+
+
+@jit(entry=True)
+def forward(worker, workers, program, N, inputs, current, state, initial, output, kept, table, diagonal, scalars, rows):
+    """One worker's samples; ``state`` [S, B * N] becomes the last one.
+
+    inputs: x, or no elements if ``current`` [T * B * N] holds the product with W. initial [B * N]: the outputs before
+    the first step. kept [numbers, T * B * N]: what a step keeps for backward, or no elements. diagonal [columns]: V, if
+    that is all of it, else no elements. rows [R, B * N + LANES].
+
+    A sample's numbers lie in whole vectors of its own while it is worked on, so that no neuron is computed alone.
     """
-    T, n = current.shape
-    columns = len(transposed) // N
-    samples = n // N
-    total, fired = np.zeros(max(columns, N), np.float32), np.empty(N + 1, np.int64)
-    for b in range(samples * worker // workers, samples * (worker + 1) // workers):
-        start, stop = b * N, (b + 1) * N
-        whole = start + N // LANES * LANES
+    n, columns = len(initial), (N + LANES - 1) // LANES * LANES
+    samples, T = n // N, len(output) // n
+    K, back = len(inputs) // (T * samples), 0 if len(diagonal) > 0 else N
+    total, fired = aligned_zeros(1, columns), aligned_zeros(1, TILE * columns)
+    own, numbers = aligned_zeros(len(state), TILE * columns), aligned_zeros(len(kept), columns)
+    listed, factors = np.empty(K + back + 1, np.int64), np.empty(K + back + 1, np.float32)
+    last = samples * (worker + 1) // workers
+    for tile in range(samples * worker // workers, last, TILE):
+        b_end = min(tile + TILE, last)
+        for b in range(tile, b_end):
+            place = (b - tile) * columns
+            copy(initial, b * N, N, fired, place)
+            for s in range(len(state)):
+                copy(state, s * n + b * N, N, own, s * TILE * columns + place)
         for t in range(T):
-            previous = output[t - 1] if t > 0 else initial
-            if len(diagonal) > 0:
-                for i in range(N):
-                    total[i] = diagonal[i] * previous[start + i]
-            else:
-                add_fired(previous, start, N, transposed, columns, fired, total)
-            row = current[t, start:stop]
-            for i in range(N):
-                row[i] += total[i]
-            for i in range(start, whole, LANES):
-                step(program, current, state, output, None, scalars, rows, (t * n + i, i, t * n + i, 0, i), None)
-            for i in range(whole, stop):
-                step(program, current, state, output, None, scalars, rows, (t * n + i, i, t * n + i, 0, i), 1)
+            for b in range(tile, b_end):
+                place, first = (b - tile) * columns, t * n + b * N
+                count = list_nonzero(inputs, (t * samples + b) * K, K, 0, columns, 0, listed, factors)
+                count = list_nonzero(fired, place, back, K, columns, count, listed, factors)
+                count = list_bias(K + back, columns, count, listed, factors)
+                add_rows(table, columns, count, listed, factors, total)
+                if len(diagonal) > 0:
+                    for i in range(N):
+                        put(total, i, at(total, i) + at(diagonal, i) * at(fired, place + i))
+                if len(current) > 0:
+                    for i in range(N):
+                        put(total, i, at(total, i) + at(current, first + i))
+                for c in range(0, columns, LANES):
+                    places = (c, place + c, place + c, c, b * N + c)
+                    step(program, total, own, fired, numbers, scalars, rows, places, None)
+                copy(fired, place, N, output, first)
+                if kept.shape[1] > 0:
+                    for k in range(len(kept)):
+                        copy(numbers, k * columns, N, kept, k * T * n + first)
+        for b in range(tile, b_end):
+            for s in range(len(state)):
+                copy(own, s * TILE * columns + (b - tile) * columns, N, state, s * n + b * N)
 
 
 @jit
@@ -164,88 +237,77 @@ def tile_product(grad, first, count, N, weight, columns, out):
 
 @jit
 def backward_tile(
-    program, N, b, count, kept, output, initial, grad_output, grad_state, grad_current, grad_rows, grad_initial,
-    weight, diagonal, grad_weight, grad_diagonal, scalars, rows, upstream, back, fired,
+    program, N, b, count, inputs, initial, output, kept, grad_output, grad_state, grad_current, grad_rows, grad_initial,
+    weight, diagonal, grad_table, grad_diagonal, scalars, rows, upstream, grad, back, listed, factors,
 ):  # fmt: skip
     """Samples b .. b + count - 1 from the last step to the first; see :func:`backward`."""
-    T, n = grad_current.shape
-    columns, width = len(weight) // N, kept.shape[2]
+    n, columns = len(initial), (N + LANES - 1) // LANES * LANES
+    samples, T = n // N, len(output) // n
+    K, N_back = len(inputs) // (T * samples), 0 if len(diagonal) > 0 else N
     start, stop = b * N, (b + count) * N
     whole = start + (stop - start) // LANES * LANES
     back[:] = np.float32(0)
-    total = upstream[0]
     for t in range(T - 1, -1, -1):
-        given = grad_output[min(t, len(grad_output) - 1)]
+        given = min(t, len(grad_output) // n - 1) * n + start
         for s in range(count):
             for c in range(0, N // LANES * LANES, LANES):
-                store(total, s * N + c, add(load(given, start + s * N + c), load(back, s * columns + c)))
+                store(upstream, s * N + c, add(load(grad_output, given + s * N + c), load(back, s * columns + c)))
             for i in range(N // LANES * LANES, N):
-                total[s * N + i] = given[start + s * N + i] + back[s * columns + i]
+                put(upstream, s * N + i, at(grad_output, given + s * N + i) + at(back, s * columns + i))
         for i in range(start, whole, LANES):
-            places = (t * width + i - start, i - start, i, t * n + i, i)
-            step_back(program, kept, upstream, grad_state, grad_current, grad_rows, scalars, rows, places, None)
+            places = (t * n + i, i - start, i, i - start, i)
+            step_back(program, kept, upstream, grad_state, grad, grad_rows, scalars, rows, places, None)
         for i in range(whole, stop):
-            places = (t * width + i - start, i - start, i, t * n + i, i)
-            step_back(program, kept, upstream, grad_state, grad_current, grad_rows, scalars, rows, places, 1)
-        grad, previous = grad_current[t], output[t - 1] if t > 0 else initial
+            places = (t * n + i, i - start, i, i - start, i)
+            step_back(program, kept, upstream, grad_state, grad, grad_rows, scalars, rows, places, 1)
+        if len(grad_current) > 0:
+            copy(grad, 0, count * N, grad_current, t * n + start)
+        for s in range(count):
+            entries = list_nonzero(inputs, (t * samples + b + s) * K, K, 0, columns, 0, listed, factors)
+            if t > 0:
+                first = (t - 1) * n + start + s * N
+                entries = list_nonzero(output, first, N_back, K, columns, entries, listed, factors)
+            else:
+                entries = list_nonzero(initial, start + s * N, N_back, K, columns, entries, listed, factors)
+            entries = list_bias(K + N_back, columns, entries, listed, factors)
+            add_outer(grad, s * N, columns, entries, listed, factors, grad_table)
         if len(diagonal) > 0:
+            previous = output[(t - 1) * n : t * n] if t > 0 else initial
             for s in range(count):
                 for i in range(N):
-                    g = grad[start + s * N + i]
-                    back[s * columns + i] = g * diagonal[i]
+                    g = at(grad, s * N + i)
+                    put(back, s * columns + i, g * diagonal[i])
                     grad_diagonal[i] += g * previous[start + s * N + i]
         else:
-            tile_product(grad, start, count, N, weight, columns, back)
-            for s in range(count):
-                add_outer(previous, grad, start + s * N, N, columns, grad_weight, fired)
+            tile_product(grad, 0, count, N, weight, columns, back)
     for s in range(count):
-        for i in range(N):
-            grad_initial[start + s * N + i] = back[s * columns + i]
-
-
-@jit
-def add_outer(previous, grad, first, N, columns, grad_weight, fired):
-    """grad_weight[j] += previous[first + j] * grad[first : first + N], for the neurons j that are not 0."""
-    count, whole = find_fired(previous, first, N, fired), N // LANES * LANES
-    for k in range(count):
-        j = fired[k]
-        value, row = at(previous, first + j), j * columns
-        for c in range(0, whole, LANES):
-            store(grad_weight, row + c, add_product(load(grad_weight, row + c), value, load(grad, first + c)))
-        for c in range(whole, N):
-            grad_weight[row + c] += value * at(grad, first + c)
+        copy(back, s * columns, N, grad_initial, start + s * N)
 
 
 @jit(entry=True)
 def backward(
-    worker, workers, forward_program, forward_scalars, forward_rows, kept_numbers, program, scalars, rows,
-    N, groups, current, state, initial, output, grad_output, grad_state, grad_current, grad_rows, grad_initial,
-    weight, diagonal, grad_weight, grad_diagonal,
+    worker, workers, program, N, groups, inputs, initial, output, kept, grad_output, grad_state, grad_current,
+    grad_rows, grad_initial, weight, diagonal, grad_table, grad_diagonal, scalars, rows,
 ):  # fmt: skip
-    """One worker's groups of samples: their steps are made again from the whole ``current``, and gone back.
+    """One worker's groups of samples, from what their steps kept.
 
-    state [S, B * N]: the first states, which are overwritten; grad_state holds the gradients of the last ones and
-    becomes those of the first. weight [N * columns]: V. grad_weight [groups, N * columns], grad_diagonal [groups, N]: a
-    partial sum of V's gradient, transposed, for each of the groups that tiles of samples are divided into, whatever the
-    number of workers.
+    grad_state [S, B * N] holds the gradients of the last states and becomes those of the first. grad_output
+    [T or 1 * B * N]. grad_current [T * B * N], or no elements if nobody needs it. weight [N * columns]: V. grad_table
+    [groups, (K + N + 1) * columns], grad_diagonal [groups, N]: a partial sum of the table's gradient and of V's
+    diagonal, for each of the groups that tiles of samples are divided into, whatever the number of workers.
     """
-    T, n = current.shape
-    samples, columns = n // N, len(weight) // N
-    tiles = (samples + TILE - 1) // TILE
-    kept = np.empty((kept_numbers, T, TILE * N), np.float32)
-    upstream, back = np.empty((1, TILE * N), np.float32), np.empty(TILE * max(columns, N), np.float32)
-    fired = np.empty(N + 1, np.int64)
+    samples, columns = len(initial) // N, (N + LANES - 1) // LANES * LANES
+    tiles, longest = (samples + TILE - 1) // TILE, grad_table.shape[1] // columns
+    upstream, grad = aligned_zeros(1, TILE * N), aligned_zeros(1, TILE * N + LANES)
+    back = aligned_zeros(1, TILE * columns)
+    listed, factors = np.empty(longest, np.int64), np.empty(longest, np.float32)
     for group in range(worker, groups, workers):
-        grad_weight[group] = np.float32(0)
+        grad_table[group] = np.float32(0)
         grad_diagonal[group] = np.float32(0)
         for tile in range(tiles * group // groups, tiles * (group + 1) // groups):
             b = tile * TILE
-            count = min(TILE, samples - b)
-            forward_block(
-                forward_program, current, state, None, kept, forward_scalars, forward_rows, b * N, (b + count) * N
-            )
             backward_tile(
-                program, N, b, count, kept, output, initial, grad_output, grad_state, grad_current, grad_rows,
-                grad_initial, weight, diagonal, grad_weight[group], grad_diagonal[group], scalars, rows, upstream, back,
-                fired,
+                program, N, b, min(TILE, samples - b), inputs, initial, output, kept, grad_output, grad_state,
+                grad_current, grad_rows, grad_initial, weight, diagonal, grad_table[group], grad_diagonal[group],
+                scalars, rows, upstream, grad, back, listed, factors,
             )  # fmt: skip
