@@ -14,8 +14,10 @@ from torch import Tensor, nn
 LEARNING_RATE = 1e-3
 KEPT = 0.9
 """What is left of a potential after a step, where a neuron learns it."""
-_CURRENT = {"lif": 1.5, "leaky": 5.0, "if": 0.5, "cuba": 0.1, "alif": 10.0, "seadlif": 5.0}
+_CURRENT = {"lif": 1.5, "leaky": 2.5, "if": 0.5, "cuba": 0.1, "alif": 10.0, "seadlif": 5.0}
 """Standard deviation of a current with which a fair share of these neurons fires."""
+_DRIVE = {"leaky": 0.3}
+"""Mean of the current: so that neurons fire though no potential passes twice the threshold, where snnTorch differs."""
 EPOCH_STEPS = 938
 """Steps of an epoch: 60,000 images in batches of 64."""
 
@@ -197,7 +199,9 @@ def inputs(case: Case, images: Tensor, labels: Tensor, seed: int = 0) -> dict[st
     if case.task == "csnn":
         shape = (case.T, case.B, 1, case.sizes[0], case.sizes[0])
     if case.density is None:
-        found["x"] = torch.randn(shape, generator=generator) * (_CURRENT[case.neuron] if case.task == "scan" else 1)
+        found["x"] = torch.randn(shape, generator=generator)
+        if case.task == "scan":
+            found["x"] = found["x"] * _CURRENT[case.neuron] + _DRIVE.get(case.neuron, 0.0)
     else:
         found["x"] = (torch.rand(shape, generator=generator) < case.density).float()
     if case.task == "scan":
@@ -221,5 +225,9 @@ def _weights(case: Case, generator: torch.Generator) -> list[Tensor]:
     drawn = [(torch.rand(shape, generator=generator) * 2 - 1) / shape[1:].numel() ** 0.5 for shape in shapes]
     if case.encodes:
         return drawn
-    rates = [case.density or 1.0] + [0.1] * len(drawn)
-    return [weight * _CURRENT[case.neuron] * (3 / rate) ** 0.5 for weight, rate in zip(drawn, rates, strict=False)]
+    spread, mean = _CURRENT[case.neuron], _DRIVE.get(case.neuron, 0.0)
+    rates = [case.density or 1.0] + [0.03 if case.neuron == "leaky" else 0.1] * len(drawn)
+    return [
+        weight * spread * (3 / rate) ** 0.5 + mean / (weight[0].numel() * rate)
+        for weight, rate in zip(drawn, rates, strict=False)
+    ]

@@ -60,14 +60,14 @@ def _ratios(found: Results) -> Figure:
             values = ratios(row, own)
             median = statistics.median(values)
             axis.plot(quartiles(values), [position] * 2, color=COLOURS[kind], linewidth=2)
-            hollow = {"markerfacecolor": "white"} if row.status == "computed" else {}
+            face = "white" if row.status == "computed" else COLOURS[kind]
             label = (
                 None
                 if kind in labelled
                 else {"torch": "torch.compile", "jax": "JAX, jaxpike"}.get(kind, row.label.split()[0])
             )
             labelled.add(kind)
-            axis.plot(median, position, "o", color=COLOURS[kind], markersize=11, label=label, **hollow)
+            axis.plot(median, position, "o", color=COLOURS[kind], markersize=11, label=label, markerfacecolor=face)
         least = min(statistics.median(ratios(row, own)) for row in rows) if rows else 1.0
         axis.annotate(
             f"{three(least)} x", (least, position), xytext=(-9, 0), textcoords="offset points", va="center", ha="right"

@@ -82,11 +82,16 @@ def bench_session(request: pytest.FixtureRequest) -> Iterator[Session]:
     names = cases.select(option.peers, peers.MODULES, "peer")
     session = Session(device, size, names, option.peer_env, *_images(size), results)
     request.config.stash[SESSION] = session, path
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    session.say = terminal.write_line
-    terminal.write_line(
-        f"\nfastsnn bench on {results.machine['device']}; results: {path or 'not kept (--results FILE)'}"
-    )
+    manager = request.config.pluginmanager
+    terminal: Any = manager.get_plugin("terminalreporter")
+    capture: Any = manager.get_plugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            terminal.write_line(line)
+
+    session.say = say
+    say(f"\nfastsnn bench on {results.machine['device']}; results: {path or 'not kept (--results FILE)'}")
     yield session
     session.close()
 

@@ -37,11 +37,11 @@ class Peer:
     """A library's neurons and encoder. Subclasses override what their library does in another way."""
 
     name: ClassVar[str]
-    kinds: ClassVar[tuple[str, ...]] = ("lif",)
+    kinds: tuple[str, ...] = ("lif",)
     """The neurons that it has (``Case.neuron``; li is the read-out)."""
     forward_only: ClassVar[bool] = False
     """Its gradients are not those of the reference."""
-    tasks: ClassVar[tuple[str, ...]] = ("training", "scan", "layer", "csnn", "inference", "encoding")
+    tasks: tuple[str, ...] = ("training", "scan", "layer", "csnn", "inference", "encoding")
 
     def label(self) -> str:
         """Name and version."""

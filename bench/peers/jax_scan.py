@@ -143,7 +143,7 @@ class JaxTask:
         self.x = _arrays(x)
         self.parameters = self._parameters(self.x)
         self.moments, self.count = _ADAM.init(self.parameters), 0
-        self.pixels = self.x["images"] / np.float32(255) if "images" in self.x else None
+        self.pixels: Any = self.x["images"] / np.float32(255) if "images" in self.x else None
         # What is timed and what is checked are the same compiled functions.
         self.forward = jax.jit(self._forward)
         self.both = jax.jit(self._both)
@@ -210,7 +210,8 @@ class JaxTask:
         return self.count
 
     def _forward(self, parameters: Any, x: Any) -> Any:
-        return self.peer.network(self.case, *parameters, x)
+        weights, leaks = parameters
+        return self.peer.network(self.case, weights, leaks, x)
 
     def _both(self, parameters: Any, x: Any, grad: Any) -> tuple[Any, Any]:
         output, backward = jax.vjp(self._forward, parameters, x)

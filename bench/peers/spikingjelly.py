@@ -70,7 +70,7 @@ class MultiStep(Peer):
     """``step_mode="m"`` on torch."""
 
     name = "spikingjelly-multi"
-    kinds = ("lif", "if", "leaky", "li")
+    kinds: tuple[str, ...] = ("lif", "if", "leaky", "li")
     tasks = (*Peer.tasks, "recurrent")
     options: dict[str, str] = {"step_mode": "m"}  # noqa: RUF012 - never changed
 
