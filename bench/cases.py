@@ -111,7 +111,7 @@ def grid(size: str, gpu: bool, cores: int) -> dict[str, Case]:
     linear = [_linear(n) for n in ((256, 1024, 4096, 16384) if gpu else (256, 512, 1024))]
     widest = linear[-1]
     main = [
-        Case("rate_step", "training", 100, 64, (784, 10), steps=32),
+        Case("rate_step", "training", 100, 64, (784, 10), steps=6),
         Case("mlp", "training", 100, 64, (784, 800, 10)),
         Case("shd", "training", 256, 256, (128, 128, 128, 128, 20), "leaky", readout=True, density=0.05),
         Case("nmnist", "training", 30, 64, (2312, 512, 10), density=0.05),
@@ -126,7 +126,7 @@ def grid(size: str, gpu: bool, cores: int) -> dict[str, Case]:
     if size == "main":
         return _named(main)
     peer = ("spikingjelly-cupy" if gpu else "spikingjelly-multi",)
-    series = [replace(main[0], name=f"rate_step-T-{T}", T=T, steps=16, peers=peer) for T in (25, 50, 200, 400)]
+    series = [replace(main[0], name=f"rate_step-T-{T}", T=T, steps=4, peers=peer) for T in (25, 50, 200, 400)]
     threads = [replace(main[1], name=f"mlp-threads-{n}", threads=n) for n in thread_counts(cores)[:-1]]
     return _named([
         *main,

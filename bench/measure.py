@@ -41,7 +41,7 @@ class Effort:
         return max(self.least, min(self.most, int(self.seconds / max(one_round, 1e-9))))
 
 
-EFFORTS = {"tiny": Effort(0.0, 1, 1), "main": Effort(6.0, 3, 21), "full": Effort(8.0, 5, 21)}
+EFFORTS = {"tiny": Effort(0.0, 1, 1), "main": Effort(3.0, 3, 15), "full": Effort(6.0, 5, 15)}
 
 
 @dataclass
