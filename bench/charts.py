@@ -48,7 +48,7 @@ def drawn_from(path: Path) -> str | None:
 def _ratios(found: Results) -> Figure:
     """A row for each main case, a mark for each peer: how many times fastsnn's time it needs."""
     cases = headlines(found)
-    figure = Figure(figsize=(14, 0.58 * len(cases) + 1.9), layout="constrained")
+    figure = Figure(figsize=(14, 0.55 * len(cases) + 2.2), layout="constrained")
     axis = figure.subplots()
     labelled: set[str] = set()
     for position, case in enumerate(cases.values()):
@@ -68,19 +68,19 @@ def _ratios(found: Results) -> Figure:
             )
             labelled.add(kind)
             axis.plot(median, position, "o", color=COLOURS[kind], markersize=11, label=label, markerfacecolor=face)
-        least = min(statistics.median(ratios(row, own)) for row in rows) if rows else 1.0
-        axis.annotate(
-            f"{three(least)} x", (least, position), xytext=(-9, 0), textcoords="offset points", va="center", ha="right"
-        )
+        if best := found.fastest_peer(case):
+            least = f"{three(statistics.median(ratios(best, own)))} x"
+            axis.text(1.01, position, least, transform=axis.get_yaxis_transform(), va="center")
     texts = [f"{headline(name, case)}: {time_text(_own(found, case).median)}" for name, case in cases.items()]
     axis.set_yticks(range(len(cases)), texts)
     axis.set_xscale("log")
-    axis.set_xlim(left=0.35)
+    axis.set_xlim(left=min(0.7, axis.get_xlim()[0]))
     _number(axis.xaxis, (1, 3))
     axis.invert_yaxis()
     axis.axvline(1, color=_RED, linewidth=3)
-    axis.set_xlabel("times fastsnn's time (red: fastsnn; number: the fastest peer; hollow: computed)")
-    figure.suptitle(f"Peers against fastsnn on {found.machine['device']}")
+    axis.text(1.01, -0.75, "fastest", transform=axis.get_yaxis_transform())
+    title = f"Peers in multiples of fastsnn's time (red) on {found.machine['device']}"
+    figure.suptitle(f"{title}\nmedians; lines from quartile to quartile; hollow: computed")
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)

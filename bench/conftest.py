@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="CPU threads of everybody; default see bench/cases.py",
     )
     group.addoption("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.addoption("--note", action="append", default=[], help="what the page should say of the machine")
     group.addoption("--results", type=Path, help="results file; default bench/results/MACHINE.json with --full")
 
 
@@ -76,6 +77,7 @@ def bench_session(request: pytest.FixtureRequest) -> Iterator[Session]:
     results = Results(machine.describe(device), machine.environment())
     if path is not None:
         results.start_from(path)
+    results.notes += option.note
     for backend in fastsnn_tasks.NAMES:
         if reason := fastsnn_tasks.refusal(backend, device):
             results.notes.append(f"{backend}: {reason}")

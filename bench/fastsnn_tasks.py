@@ -82,12 +82,15 @@ class Fastsnn(Peer):
         learnt: dict[str, Any] = {"learn": ("tau",), "size": (size,)} if kind in _LEARNT else {"learn": ()}
         return learnt | {"backend": self.backend}
 
-    def encode(self, pixels: Tensor, T: int) -> Tensor:
-        return fastsnn.poisson_encode(pixels, T)
+    def encode(self, pixels: Tensor, T: int) -> Any:
+        """Packed, as fastsnn's own data sets encode images."""
+        return fastsnn.PackedSpikes(fastsnn.poisson_encode(pixels, T, packed=True), T)
 
     def task(self, case: Case, x: dict[str, Tensor], device: torch.device) -> Task:
         if case.task == "encoding":
             return Encoding(self, case, x, device)
+        if case.task == "inference":
+            return Inference(self, case, x, device)
         if not (case.encodes and case.trains):
             return tasks.TorchTask(self, case, x, device)
         return (FusedTraining if self.fuses(case) else ImageTraining)(self, case, x, device)
@@ -160,6 +163,14 @@ class FusedTraining(ImageTraining):
         losses, _ = step.train(data, torch.arange(len(x["images"]), device=self.device), int(x["epoch"]), batch)
         step.sync()
         return weight, losses
+
+
+class Inference(tasks.TorchTask):
+    """From the uint8 image."""
+
+    def build(self) -> None:
+        super().build()
+        self.pixels = self.x["images"]
 
 
 class Encoding(tasks.TorchTask):

@@ -3,7 +3,7 @@
 For backward the whole currents, from which the steps are made again, and the outputs are kept, or made again as well.
 
 Operation: ``kernels/recurrent.py``. Twin: ``kernels/triton/recurrent.py``. Tests: ``tests/test_recurrent.py``.
-Benchmark: ``bench/recurrent.py``.
+Benchmark: ``bench/cases.py``.
 """
 
 from collections.abc import Sequence
