@@ -158,6 +158,19 @@ def _recompute(layer: Any) -> str:
     return f", recompute={layer.recompute!r}" * (layer.recompute != "auto")
 
 
+@torch.no_grad()
+def keep_in_bounds(network: nn.Module) -> None:
+    """Move learnt parameters of neurons that left their neuron's ``bounds`` back to them, in place.
+
+    A time constant below 0 or an adaptation that excites itself makes potentials grow without end. ``fastsnn.fit`` and
+    ``fastsnn train`` do this after each step of the optimizer; call it there in a training loop of your own.
+    """
+    for module in network.modules():
+        if isinstance(module, Spiking | LinearLIF | Recurrent):
+            for name in set(module.learns) & module.neuron.bounds.keys():
+                getattr(module, name).clamp_(*module.neuron.bounds[name])
+
+
 def add_learnt_parameters(
     module: nn.Module,
     neuron: Neuron,

@@ -188,7 +188,7 @@ def ends(process: subprocess.Popen[str], said: str = "") -> list[str]:
 
 
 def test_an_upgrade_whose_files_are_no_younger_and_damage(tmp_path: Path) -> None:
-    """As in an image whose files all have one date. Three processes compile the old version at once."""
+    """As in an image whose files all have one date. Two processes compile the old version at once."""
     ignored = shutil.ignore_patterns("__pycache__", "kernels")
     root, store = tmp_path / "site", tmp_path / "cache"
     shutil.copytree(Path(fastsnn.__file__).parent, root / "fastsnn", ignore=ignored)
@@ -200,10 +200,9 @@ def test_an_upgrade_whose_files_are_no_younger_and_damage(tmp_path: Path) -> Non
             os.utime(path, (1e9, 1e9))
 
     dated()
-    ended = [ends(process) for process in [start(root, store) for _ in range(3)]]
+    ended = [ends(process) for process in [start(root, store) for _ in range(2)]]
     assert {lines[-1] for lines in ended} == {"0.5"}
     assert ["compiling", "0.5"] in ended
-    assert ends(start(root, store)) == ["0.5"]
     text = emitted.read_text()
     changed = text.replace("args[1], args[2])", "args[1], _negated(builder, args[2]))")
     assert changed != text

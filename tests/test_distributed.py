@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_tools import Command
 from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -43,12 +44,10 @@ def losses(run: Path) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) for name in ("train_loss", "test_loss")]
 
 
-def test_the_loss_curve_is_that_of_one_process(tmp_path: Path) -> None:
+def test_the_loss_curve_is_that_of_one_process(tmp_path: Path, command: Command) -> None:
     # 1,437 = 22 x 65 + 7: every batch splits unevenly. bias and sgd: every parameter and optimizer state is summed.
     options = [*TRAIN, "--epochs", "2", "--batch-size", "65", "--bias", "--optimizer", "sgd", "--lr", "0.1"]
-    subprocess.run(
-        [sys.executable, "-m", "fastsnn", *options, "--out", str(tmp_path / "one")], check=True, env=environment()
-    )
+    assert command(*options, "--out", str(tmp_path / "one"))[0] == 0
     done = subprocess.run(
         torchrun(*options, "--out", str(tmp_path / "two")), env=environment(), capture_output=True, text=True
     )

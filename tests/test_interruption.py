@@ -27,9 +27,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_runs_killed_at_random_end_with_the_same_bits(server: Server, tmp_path: Path) -> None:
-    seen = kill_runs(server, kills=20, seed=0, folder=tmp_path)
-    assert seen["SIGKILL"] >= 20
-    assert sum(count for what, count in seen.items() if re.search(r"SIGKILL, .*(pt|csv)", what)) >= 3, seen
+    seen = kill_runs(server, kills=10, seed=0, folder=tmp_path)
+    assert seen["SIGKILL"] >= 10
+    assert sum(count for what, count in seen.items() if re.search(r"SIGKILL, .*(pt|csv)", what)) >= 2, seen
     assert seen["SIGTERM"] >= 1
 
 

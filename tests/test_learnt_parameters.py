@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numba
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 import fastsnn
 from fastsnn import LIF, PLIF, LinearLIF, Neuron, Spiking
 from fastsnn.kernels import contract, reference
+from fastsnn.sources import Arrays
 
 every = pytest.mark.parametrize("backend", ["torch", *BACKENDS])
 
@@ -203,3 +206,34 @@ def test_gradients_reach_through_a_parameter_that_is_computed() -> None:
         spikes, _ = fastsnn.scan(current, LIF(tau=3.0), parameters={"tau": 2 + raw.exp()}, backend=backend)
         results.append(torch.autograd.grad(spikes.sum(), raw)[0])
     contract.require(contract.gradient_error("raw", results[1], results[0].double().cpu()))
+
+
+@pytest.mark.parametrize(
+    ("neuron", "learn", "least"),
+    [
+        (fastsnn.AdLIF(), ("tau", "tau_w", "a", "b"), {"tau": 0.1, "tau_w": 0.1, "a": 0.0}),
+        (fastsnn.SEAdLIF(), ("a",), {"a": -1.0}),
+        (fastsnn.ALIF(), ("tau", "tau_adp"), {"tau": 0.1, "tau_adp": 0.1}),
+        (fastsnn.LIF(), ("tau", "v_threshold"), {"tau": 1.001}),
+        (fastsnn.CuBaLIF(), ("syn_decay", "mem_decay"), {"syn_decay": 0.0, "mem_decay": 0.0}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, fastsnn.Neuron) else None,
+)
+@pytest.mark.parametrize("kind", [fastsnn.Recurrent, fastsnn.LinearLIF])
+def test_training_keeps_what_is_learnt_in_its_bounds(
+    kind: Any, neuron: fastsnn.Neuron, learn: tuple[str, ...], least: dict[str, float], tmp_path: Path
+) -> None:
+    """A step of the optimizer that throws every parameter far down leaves those with a bound on it."""
+    network = nn.Sequential(kind(3, 2, neuron=neuron, learn=learn, size=(2,), backend="torch"))
+    source = Arrays(torch.ones(4, 5, 3), [0, 1, 0, 1], test_fraction=0.5)
+    for name in learn:
+        getattr(network[0], name).register_hook(torch.ones_like)
+    options: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "lr": 1e4, "threads": 1}
+    config = fastsnn.FitConfig(epochs=1, batch_size=4, out=tmp_path / "run", **options)
+    fastsnn.fit(network, source, config)
+    for name in learn:
+        found = getattr(network[0], name)
+        if name in least:
+            assert torch.equal(found, torch.full((2,), least[name])), name
+        else:
+            assert (found < -1e3).all(), name

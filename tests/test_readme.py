@@ -1,4 +1,4 @@
-"""The README's code runs, its translation has the same structure, and the API page is the docstrings'."""
+"""The README's and the tutorial's code runs, their translations are in step, and the API page is the docstrings'."""
 
 import re
 import runpy
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from run_tools import Command
+from source_files import REAL, needs_real
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(?:<!-- ([^>]+?) -->\s*)?^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -26,9 +27,9 @@ def test_every_block_runs_or_says_what_it_needs() -> None:
         assert tag == "runs" or tag == "output" or tag.startswith(NOT_RUN), f"untagged block ({language}): {code}"
 
 
-def python_blocks() -> list[tuple[str, str | None]]:
+def python_blocks(name: str = "README.md") -> list[tuple[str, str | None]]:
     """Code, and what the block after it says that it prints."""
-    found = blocks("README.md")
+    found = blocks(name)
     following = [code if tag == "output" else None for tag, _, code in found[1:]] + [None]
     return [
         (code, output)
@@ -37,8 +38,15 @@ def python_blocks() -> list[tuple[str, str | None]]:
     ]
 
 
-@pytest.mark.parametrize(("code", "output"), python_blocks())
-def test_python_blocks_run(code: str, output: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("code", "output"), [*python_blocks(), *python_blocks("docs/tutorial.md")])
+def test_python_blocks_run(
+    code: str,
+    output: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     script = tmp_path / "block.py"
     script.write_text(code, encoding="utf-8")
     runpy.run_path(str(script), run_name="__main__")
@@ -62,13 +70,31 @@ def test_commands_run(tmp_path: Path, command: Command, monkeypatch: pytest.Monk
         assert code == 0, f"{line}\n{stdout}{stderr}"
 
 
-def test_the_translation_is_in_step() -> None:
+@pytest.mark.parametrize("needs", ["runs", pytest.param("needs: qtdb", marks=needs_real("qtdb"))])
+def test_the_tutorials_commands_run(
+    needs: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "recordings").symlink_to(REAL)
+    monkeypatch.chdir(tmp_path)
+    codes = [code for tag, language, code in blocks("docs/tutorial.md") if (tag, language) == (needs, "bash")]
+    assert codes
+    for line in "".join(codes).splitlines():
+        short = ["--epochs", "1", "--train-samples", "64"] if "--config" in line else []
+        code, stdout, stderr = command(*shlex.split(line)[1:], *short)
+        assert code == 0, f"{line}\n{stdout}{stderr}"
+
+
+@pytest.mark.parametrize(
+    ("original", "translation"), [("README.md", "README_cn.md"), ("docs/tutorial.md", "docs/tutorial_cn.md")]
+)
+def test_the_translation_is_in_step(original: str, translation: str) -> None:
     def structure(name: str) -> tuple[list[str], list[str]]:
         text = (ROOT / name).read_text(encoding="utf-8")
         prose = BLOCK.sub("", text)
         return re.findall(r"^#+(?= )", prose, re.MULTILINE), [code for _, _, code in blocks(name)]
 
-    assert structure("README.md") == structure("README_cn.md")
+    assert structure(original) == structure(translation)
 
 
 def test_the_api_page_is_current() -> None:

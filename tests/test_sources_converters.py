@@ -1,4 +1,4 @@
-"""examples/wav_to_npz.py and examples/ts_to_npz.py: recordings and series become a data set."""
+"""Recordings (.wav) and series (.ts) become a data set, by examples/wav_to_npz.py, examples/ts_to_npz.py or by name."""
 
 import sys
 from importlib import import_module
@@ -11,7 +11,9 @@ import torch
 from scipy.io import wavfile
 from source_files import REAL, needs_real
 
+from fastsnn.errors import DataUnavailable
 from fastsnn.sources import open_source
+from fastsnn.sources.waves import log_mel
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,7 @@ def test_wav_files_become_mel_bands(
     assert (frames.std(0, correction=0) - 1).abs().max() < 0.01
     # The band of a tone is where the mel scale puts it: 20 bands up to 4 kHz, 2146 mel.
     for sample, hertz in ((2, 2000), (5, 300)):
-        raw = import_module("wav_to_npz").log_mel(tone(hertz, 0.2) / 32767, 8000, 20)
+        raw = log_mel(tone(hertz, 0.2) / 32767, 8000, 20)
         assert abs(int(raw[3].argmax()) - round(2595 * np.log10(1 + hertz / 700) / 2146 * 21 - 1)) <= 1
         assert batch.lengths[sample] == len(raw)
 
@@ -132,34 +134,100 @@ def test_ts_files_that_do_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @needs_real("JapaneseVowels")
-def test_real_vowels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = REAL / "JapaneseVowels"
-    run(
-        "ts_to_npz",
-        monkeypatch,
-        folder / "JapaneseVowels_TRAIN.ts",
-        folder / "JapaneseVowels_TEST.ts",
-        tmp_path / "v.npz",
-    )
-    source = open_source(tmp_path / "v.npz")
-    assert (source.size("train"), source.size("test"), source.T, source.shape, source.classes) == (
-        270,
-        370,
-        29,
-        (12,),
-        9,
-    )
+def test_real_vowels() -> None:
+    source = open_source("Japanese Vowels", REAL)
+    assert (source.size("train"), source.size("test")) == (270, 370)
+    assert (source.T, source.shape, source.classes) == (29, (12,), 9)
     lengths = source.batch("train", torch.arange(270), 29).lengths
     assert lengths is not None
     assert (lengths.min(), lengths.max()) == (7, 26)
+    with pytest.raises(ValueError, match="T is 30, and japanese-vowels has 29 time steps; allowed: 29, or leave T out"):
+        open_source("japanese-vowels", REAL, T=30)
 
 
 @needs_real("fsdd")
-def test_real_spoken_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recordings = tmp_path / "recordings"
-    recordings.mkdir()
+def test_real_spoken_digits(tmp_path: Path) -> None:
+    recordings = tmp_path / "fsdd" / "recordings"
+    recordings.mkdir(parents=True)
     for path in (REAL / "fsdd" / "recordings").glob("*_theo_?.wav"):
         (recordings / path.name).symlink_to(path)
-    run("wav_to_npz", monkeypatch, recordings, tmp_path / "digits.npz", "--test", "*_[0-4].wav")
-    source = open_source(tmp_path / "digits.npz")
-    assert (source.size("train"), source.size("test"), source.shape, source.classes) == (50, 50, (40,), 10)
+    source = open_source("fsdd", tmp_path, bands=20)
+    assert (source.size("train"), source.size("test"), source.shape, source.classes) == (50, 50, (20,), 10)
+    with pytest.raises(ValueError, match="bands is 0; allowed: 1 to 128"):
+        open_source("fsdd", tmp_path, bands=0)
+
+
+@needs_real("qtdb")
+def test_real_ecg() -> None:
+    source = open_source("qtdb", REAL)
+    assert (source.size("train"), source.size("test"), source.classes) == (618, 141, 6)
+    assert (source.T, source.shape, source.per_step) == (1301, (4,), True)
+
+
+@needs_real("braille")
+def test_real_braille_letters() -> None:
+    source = open_source("braille", REAL)
+    assert (source.size("train"), source.size("test"), source.classes) == (1080, 270, 27)
+    assert (source.T, source.shape) == (76, (12,))
+    assert torch.bincount(source.batch("test", torch.arange(270), 76).y).tolist() == [10] * 27
+
+
+@pytest.mark.parametrize("T", [76, 152, 228])
+def test_a_braille_value_lasts_several_steps(tmp_path: Path, T: int) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (20, 76, 12), np.uint8)
+    np.savez(tmp_path / "braille.npz", x=x, y=np.arange(20, dtype=np.uint8) % 4)
+    source = open_source("braille", tmp_path, T=T, test_fraction=0.25, split_seed=1)
+    batch = source.batch("train", torch.arange(16), T)
+    assert isinstance(batch.x, torch.Tensor)
+    assert batch.x.shape == (T, 16, 12)
+    one = batch.x[:: T // 76]
+    assert torch.equal(one.repeat_interleave(T // 76, 0), batch.x)
+    assert one.mean((0, 1)).abs().max() < 1e-5
+    assert (one.std((0, 1), correction=0) - 1).abs().max() < 1e-5
+
+
+def test_a_braille_split_is_of_its_seed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "braille.npz", x=np.ones((20, 76, 12)) * np.arange(20)[:, None, None], y=np.arange(20) % 2)
+    values = [
+        open_source("braille", tmp_path, split_seed=seed).batch("test", torch.arange(4), 76).x[0, :, 0].tolist()
+        for seed in (0, 0, 1)
+    ]
+    assert values[0] == values[1] != values[2]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (None, "braille.npz can't be read .*save the recordings of https"),
+        ({"x": np.zeros((4, 76, 12))}, r"braille.npz holds x \[4, 76, 12\]: save"),
+        ({"x": np.zeros((4, 76, 11)), "y": np.arange(4)}, r"holds x \[4, 76, 11\], y \[4\]: save"),
+        ({"x": np.zeros((4, 76)), "y": np.arange(4)}, r"holds x \[4, 76\], y \[4\]: save"),
+    ],
+)
+def test_braille_files_that_do_not_do(tmp_path: Path, arrays: Any, message: str) -> None:
+    if arrays:
+        np.savez(tmp_path / "braille.npz", **arrays)
+    with pytest.raises(DataUnavailable, match=message):
+        open_source("braille", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("qtdb", "has no train.npz of the QT Database: save the arrays .* or name another folder with --data-dir"),
+        ("braille", "braille.npz can't be read"),
+        ("fsdd", "holds no recording of the Free Spoken Digit Dataset: get it from https://github.com"),
+        ("japanese-vowels", "JapaneseVowels_TRAIN.ts can't be read .*timeseriesclassification.com"),
+    ],
+)
+def test_a_missing_data_set_says_where_to_get_it(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(DataUnavailable, match=message):
+        open_source(name, tmp_path)
+    with pytest.raises(ValueError, match=f"encoder is 'poisson'; allowed for {name}: none"):
+        open_source(name, REAL if REAL.is_dir() else tmp_path, encoder="poisson")
+
+
+def test_braille_takes_whole_repetitions(tmp_path: Path) -> None:
+    np.savez(tmp_path / "braille.npz", x=np.zeros((4, 76, 12)), y=np.arange(4) % 2)
+    with pytest.raises(ValueError, match="T is 100, and braille has 76 time steps; allowed: a multiple of 76"):
+        open_source("braille", tmp_path, T=100)

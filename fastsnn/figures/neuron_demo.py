@@ -18,7 +18,8 @@ def neuron_demo(demo: NeuronDemo, figure: Canvas) -> None:
     axes[0].set_ylabel(say("input\ncurrent"))
     if inside.threshold is not None:
         axes[1].plot(inside.threshold.numpy(), color=ink(), linestyle=":", linewidth=1.5, label=say("threshold"))
-        axes[1].legend(loc="upper left", frameon=False, fontsize="small")
+        # Above the axes, where no potential and no threshold runs through it.
+        axes[1].legend(loc="lower right", bbox_to_anchor=(1, 0.98), frameon=False, fontsize="small", borderaxespad=0)
     axes[1].plot(*sawtooth(inside, demo.spikes), color="C0", linewidth=1.8)
     axes[1].margins(y=0.12)
     axes[1].set_ylabel(say("membrane\npotential"))

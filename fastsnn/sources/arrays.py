@@ -140,17 +140,7 @@ class _Raw:
 
     def divided(self, fraction: float, seed: int) -> "tuple[_Raw, _Raw]":
         """Two parts, the second with ``fraction`` of each class (of all samples if labels are per step)."""
-        if not 0 < fraction < 1:
-            raise ValueError(f"test_fraction is {fraction}; allowed: more than 0 and less than 1")
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).numpy()
-        groups = self.y[order] if self.y.ndim == 1 else np.zeros(len(order))
-        chosen = [
-            members[: round(fraction * len(members))] for c in np.unique(groups) for members in [order[groups == c]]
-        ]
-        is_test = np.zeros(len(order), bool)
-        is_test[np.concatenate(chosen)] = True
-        if not is_test.any():
-            raise ValueError(f"test_fraction is {fraction}, which is no sample of any class; allowed: more, or x_test")
+        is_test = chosen_for_test(self.y, fraction, seed)
         parts = []
         for keep, suffix in ((~is_test, self.suffix), (is_test, "_test")):
             lengths = None if self.lengths is None else self.lengths[keep]
@@ -238,6 +228,20 @@ def _compact(x: np.ndarray) -> np.ndarray:
             if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max:
                 return x.astype(kind)
     return x.astype(np.float32)
+
+
+def chosen_for_test(y: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which samples become the test set, bool [D]: ``fraction`` of each class (of all if labels are per step)."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"test_fraction is {fraction}; allowed: more than 0 and less than 1")
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed)).numpy()
+    groups = y[order] if y.ndim == 1 else np.zeros(len(order))
+    chosen = [members[: round(fraction * len(members))] for c in np.unique(groups) for members in [order[groups == c]]]
+    is_test = np.zeros(len(order), bool)
+    is_test[np.concatenate(chosen)] = True
+    if not is_test.any():
+        raise ValueError(f"test_fraction is {fraction}, which is no sample of any class; allowed: more, or x_test")
+    return is_test
 
 
 def open_arrays(

@@ -25,6 +25,10 @@ _OPENERS: dict[str, Opener | str] = {
     "cifar10-dvs": "frames:open_frames",
     "shd": "audio:open_audio",
     "ssc": "audio:open_audio",
+    "fsdd": "waves:open_fsdd",
+    "japanese-vowels": "series:open_vowels",
+    "qtdb": "archives:open_qtdb",
+    "braille": "archives:open_braille",
 }
 """Name -> the function that opens it, or its place in this package, which is imported when it is asked for."""
 

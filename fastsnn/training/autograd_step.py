@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastsnn.config import DEFAULT_T, FitConfig
 from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.networks import accepted_input
+from fastsnn.nn import keep_in_bounds
 from fastsnn.sources import Batch, Source, StoredSource, batches
 from fastsnn.training.firing_rates import SpikeRecorder, rate_penalty
 from fastsnn.training.process_group import ProcessGroup
@@ -174,6 +175,7 @@ class AutogradStep:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+        keep_in_bounds(self.network)
 
 
 def time_steps(source: Source, T: int | None) -> int:

@@ -1,6 +1,8 @@
 """Adaptive neurons: what they did before makes them harder to excite."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 from fastsnn.kernels.neurons.language import Operand, Value, detach, exp
@@ -15,12 +17,15 @@ class AdLIF(Neuron):
         fire     s = 1 if h >= v_threshold, else 0;  v = h - s v_threshold
         adapt    w = beta w + a h + b s,  beta = exp(-1 / tau_w)
 
-    w is already that of the next step. Source: A. Bittar and P. Garner, "A surrogate gradient spiking baseline for
-    speech command recognition", Frontiers in Neuroscience 2022; sparch's ``adLIFLayer`` with a threshold of 1.
+    w is already that of the next step. Training keeps a at 0 or more, below which the states may grow without end.
+    Source: A. Bittar and P. Garner, "A surrogate gradient spiking baseline for speech command recognition", Frontiers
+    in Neuroscience 2022; sparch's ``adLIFLayer`` with a threshold of 1.
     """
 
     states: ClassVar[tuple[str, ...]] = ("v", "w")
     learns: ClassVar[tuple[str, ...]] = ("tau", "tau_w", "a", "b")
+    # With an a below beta - 1 the two states drive each other up without end.
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"tau": (0.1, inf), "tau_w": (0.1, inf), "a": (0.0, inf)}
 
     tau: float = 10.0
     """Membrane time constant in time steps, more than 0."""
@@ -60,6 +65,8 @@ class SEAdLIF(AdLIF):
     2024 (SE-adLIF).
     """
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {**AdLIF.bounds, "a": (-1.0, inf)}
+
     def step(self, x: Value, v: Value, w: Value) -> tuple[Value, Value, Value]:  # type: ignore[override]
         alpha, beta = decay(self.tau), decay(self.tau_w)
         h = v * alpha + (x - w) * (1 - alpha)
@@ -83,6 +90,7 @@ class ALIF(Neuron):
 
     states: ClassVar[tuple[str, ...]] = ("v", "b")
     learns: ClassVar[tuple[str, ...]] = ("tau", "tau_adp")
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"tau": (0.1, inf), "tau_adp": (0.1, inf)}
 
     tau: float = 20.0
     """Membrane time constant in time steps, more than 0."""

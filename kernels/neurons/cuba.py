@@ -1,5 +1,6 @@
 """Current-based neurons: the input charges a synaptic current, and that the membrane."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ class CuBaLIF(Resetting):
     """
 
     states: ClassVar[tuple[str, ...]] = ("i", "v")
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"syn_decay": (0.0, 1.0), "mem_decay": (0.0, 1.0)}
 
     syn_decay: float = 0.8
     """What is left of the synaptic current after a step, 0 to 1."""

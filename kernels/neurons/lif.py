@@ -1,6 +1,7 @@
 """Neurons of one state, the membrane potential: integrate-and-fire, leaky, with a learnt leak, and the read-out."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +35,8 @@ class LIF(Resetting):
     and fires and resets as :class:`~fastsnn.kernels.neurons.resetting.Resetting` says. Its default surrogate is atan
     with alpha 2 (LIFNode's is Sigmoid with alpha 4; the other defaults are LIFNode's).
     """
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"tau": (1.001, math.inf)}
 
     tau: float = 2.0
     """Membrane time constant in time steps, more than 1."""
@@ -124,6 +127,7 @@ class LI(Neuron):
     """
 
     spikes: ClassVar[bool] = False
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = LIF.bounds
 
     tau: float = 2.0
     """Membrane time constant in time steps, more than 1."""

@@ -42,6 +42,8 @@ class Neuron:
     """Names of its states, in the order in which ``step`` takes and returns them."""
     learns: ClassVar[tuple[str, ...]] = ()
     """Parameters that a layer of these neurons learns if it isn't told otherwise."""
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Parameter -> the least and the largest value that it may learn; see ``fastsnn.nn.keep_in_bounds``."""
     spikes: ClassVar[bool] = True
     """Whether its output is 0 or 1; False for a read-out, whose output is a potential."""
 
