@@ -81,7 +81,8 @@ Not among the peers:
 - Sinabs: its arctangent needs code of one's own and its reset is detached; Rockpool has other dynamics.
 - snnTorch's recurrent `RLeaky` resets a step later; Norse has no arctangent, so it is in forward cases only.
 - snnTorch resets softly only once in two steps where a potential passes twice the threshold; the inputs here don't.
-- SpikingJelly 2's Triton kernels need a GPU: nothing on this page has run on one yet.
+- SpikingJelly 2's multi-step mode takes its Triton kernels by itself on a GPU, where its rows measure them; its FlexSN,
+  which makes such kernels of one's own neuron, has no row yet. Nothing on this page has run on a GPU so far.
 """
 HOW = """## Add your card or machine
 
