@@ -48,7 +48,7 @@ def drawn_from(path: Path) -> str | None:
 def _ratios(found: Results) -> Figure:
     """A row for each main case, a mark for each peer: how many times fastsnn's time it needs."""
     cases = headlines(found)
-    figure = Figure(figsize=(14, 0.55 * len(cases) + 2.2), layout="constrained")
+    figure = Figure(figsize=(14, 0.55 * max(4, len(cases)) + 2.2), layout="constrained")
     axis = figure.subplots()
     labelled: set[str] = set()
     for position, case in enumerate(cases.values()):

@@ -41,7 +41,7 @@ class Effort:
         return max(self.least, min(self.most, int(self.seconds / max(one_round, 1e-9))))
 
 
-EFFORTS = {"tiny": Effort(0.0, 1, 1), "main": Effort(3.0, 3, 15), "full": Effort(6.0, 5, 15)}
+EFFORTS = {"tiny": Effort(0.0, 1, 1), "main": Effort(2.0, 2, 11), "full": Effort(6.0, 5, 15)}
 
 
 @dataclass

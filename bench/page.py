@@ -79,6 +79,8 @@ Not among the peers:
 - Spyx 1.0: its LIF neuron fires on the potential of the step before and subtracts the threshold without the leak:
   another recurrence, with other spikes.
 - Sinabs: its arctangent needs code of one's own and its reset is detached; Rockpool has other dynamics.
+- SpikingJelly's single-step loop in the convolutional network: its batch norm sees one time step at a time. Plain
+  JAX could compute what it is skipped for; it was not written here.
 - snnTorch's recurrent `RLeaky` resets a step later; Norse has no arctangent, so it is in forward cases only.
 - snnTorch resets softly only once in two steps where a potential passes twice the threshold; the inputs here don't.
 - SpikingJelly 2's multi-step mode takes its Triton kernels by itself on a GPU, where its rows measure them; its FlexSN,
@@ -161,7 +163,7 @@ def _conditions(found: Results) -> list[str]:
     if about["kind"] == "cuda":
         facts = [f"driver {' '.join(about['driver'])}", f"CUDA {about['cuda']}", *facts]
     versions = ", ".join(f"{name} {version}" for name, version in found.environment.items())
-    return [*(f"- {note}" for note in [*found.notes, "; ".join(facts), versions]), ""]
+    return ["Measured on:", "", *(f"- {note}" for note in ["; ".join(facts), *found.notes, versions]), ""]
 
 
 def _cases(found: Results) -> str:
@@ -221,8 +223,12 @@ def _table(found: Results, case: str, titled: bool) -> list[str]:
             _remark(row),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    missing = [f"{row.label} {row.status}: {row.reason}" for row in rows if not row.seconds]
-    return [*lines, "", *([f"Not timed: {'; '.join(missing)}.", ""] if missing else [])]
+    missing: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.seconds:
+            missing.setdefault(f"{row.status}: {row.reason}", []).append(row.label)
+    reasons = [f"{', '.join(labels)} {reason}" for reason, labels in missing.items()]
+    return [*lines, "", *([f"Not timed: {'; '.join(reasons)}.", ""] if reasons else [])]
 
 
 def _remark(row: Row) -> str:

@@ -16,7 +16,7 @@ FLOORS = {
         ("rate_step", "spikingjelly-multi"): 18.0,
         ("scan", "spikingjelly-loop"): 1.5,
         ("scan", "spikingjelly-multi"): 4.0,
-        ("linear-1024", "spikingjelly-loop"): 1.6,
+        ("linear-1024", "spikingjelly-loop"): 1.3,
         ("linear-1024", "spikingjelly-multi"): 3.0,
         ("encoding", "spikingjelly-loop"): 2.5,
         ("encoding", "spikingjelly-multi"): 2.2,
