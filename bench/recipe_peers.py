@@ -144,9 +144,12 @@ def setups(name: str, data_dir: str | None, threads: int) -> dict[str, Setup]:
     source = source_of(config, Monitor())
     network = build_network(config, source, "numba")
     kinds = {"fastsnn": network, "loop": Looped(network)}  # type: ignore[arg-type]
-    return {
+    made = {
         kind: Setup(net, source, config, torch.device("cpu"), Monitor(), ProcessGroup()) for kind, net in kinds.items()
     }
+    for setup in made.values():
+        setup.choose_step()
+    return made
 
 
 @torch.no_grad()
@@ -171,7 +174,7 @@ def measure(names: Sequence[str], data_dir: str | None, threads: int = 1) -> Non
         for number in range(ROUNDS + 1):
             for kind, setup in made.items():
                 start = time.process_time()
-                setup.layered.train(ids, 1, size, [1e-4] * BATCHES)
+                setup.step.train(ids, 1, size, [1e-4] * BATCHES)
                 if number:  # the first compiles and warms up
                     seconds[kind].append((time.process_time() - start) / BATCHES)
         found["recipes"][name] = {"batch": size, "seconds": seconds, "environment": machine.environment()}

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
-from fastsnn.functional import linear, recurrent, scan, state_dtype
+from fastsnn.arguments import state_dtype
+from fastsnn.functional import linear, recurrent, scan
 from fastsnn.hooks import has_hooks
 from fastsnn.kernels.neurons import IF, LIF, PLIF, SURROGATES, Neuron
 from fastsnn.notices import say_once

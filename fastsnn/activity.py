@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fastsnn.kernels import reference
 from fastsnn.kernels.neurons import Neuron
-from fastsnn.kernels.neurons.language import firing
+from fastsnn.kernels.neurons.firing import firing
 from fastsnn.kernels.packed import PackedSpikes
 from fastsnn.nn import LinearLIF, Recurrent, Spiking
 

@@ -12,6 +12,7 @@ import torch
 from fastsnn.backend_protocol import Backend as Backend
 from fastsnn.builtin_backends import CupyBackend, NumbaBackend, TorchBackend, TritonBackend
 from fastsnn.errors import BackendUnavailable
+from fastsnn.kernels.compiling import called_while_traced
 from fastsnn.kernels.neurons import LIF, Neuron
 from fastsnn.kernels.neurons.neuron import neuron_of
 from fastsnn.notices import say_once
@@ -74,7 +75,7 @@ def resolve(
     return load(_usable_name(name, device, key, dtype, learns, operation, size))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@called_while_traced
 def _say_that_torch_is_taken(name: str, reason: str) -> None:
     say_once(f"backend {name} takes torch: {reason}")
 
@@ -97,7 +98,7 @@ def _transformed() -> str | None:
 
 
 # torch.compile calls it while it traces, so that no test kernel becomes part of a graph.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@called_while_traced
 def _usable_name(
     name: str, device: torch.device, key: str, dtype: torch.dtype, learns: bool, operation: str, size: int
 ) -> str:

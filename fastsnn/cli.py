@@ -17,12 +17,13 @@ from cyclopts import App, Parameter
 import fastsnn
 from fastsnn import settings
 from fastsnn.comparison import runs_of, settings_of
-from fastsnn.config import PLACE, RUN, Config, recorded_config
+from fastsnn.config import PLACE, RUN, Config
 from fastsnn.errors import Interrupted
 from fastsnn.inspection_commands import doctor, export_run, verify
 from fastsnn.option_values import OptionalInteger
 from fastsnn.options import read_yaml
 from fastsnn.picture_commands import demo, plot_runs, report_run
+from fastsnn.recorded import recorded_config
 from fastsnn.records import RunFolder
 from fastsnn.run_commands import compare, evaluate, runs, show
 from fastsnn.sweep import plan, train_all

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 
 from cyclopts import Group, Parameter
 
-from fastsnn.errors import RunFolderError
 from fastsnn.kernels.suggestion import did_you_mean
 from fastsnn.option_values import (
     Assignments,
@@ -20,7 +19,6 @@ from fastsnn.option_values import (
     check_range,
     from_yaml,
 )
-from fastsnn.options import read_yaml
 from fastsnn.table_names import names_in
 
 if TYPE_CHECKING:
@@ -298,28 +296,3 @@ def is_device(name: str) -> bool:
     """Whether it is auto, cpu, cuda or cuda:N; torch counts up to 127."""
     number = re.fullmatch(r"cuda:(0|[1-9][0-9]{0,2})", name)
     return name in ("auto", "cpu", "cuda") or (number is not None and int(number[1]) <= 127)
-
-
-def recorded_options(run: Path, kind: type[OptionsT]) -> OptionsT:
-    """The options that a run folder was started with; raises RunFolderError if they can't be read or are of the other
-    kind of run.
-    """
-    path = run / "config.yaml"
-    values = read_yaml(path)
-    given = values.pop("given", None)
-    if given is not None and kind is Config:
-        raise RunFolderError(
-            f"{run} was trained by fastsnn.fit on a network and data that the folder does not hold: give them to "
-            f"fastsnn.fit(network, source, resume={str(run)!r})"
-        )
-    if given is None and kind is FitConfig:
-        raise RunFolderError(f"{run} was started by `fastsnn train`: go on with fastsnn.train(resume={str(run)!r})")
-    try:
-        return options_from(kind, values, str(path))
-    except (ValueError, TypeError) as error:
-        raise RunFolderError(f"{path} is damaged, or of another fastsnn: {error}") from error
-
-
-def recorded_config(run: Path) -> Config:
-    """The options that `fastsnn train` started a run folder with."""
-    return recorded_options(run, Config)

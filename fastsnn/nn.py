@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsnn.functional import checked_neuron, linear, recurrent, scan
+from fastsnn.arguments import checked_neuron
+from fastsnn.functional import linear, recurrent, scan
 from fastsnn.kernels.neurons import Neuron
 from fastsnn.kernels.packed import PackedSpikes
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from fastsnn.kernels import reference
 from fastsnn.kernels.error_analysis import EPS, HALF, interpreted, learnt_rows
-from fastsnn.kernels.neurons.language import Operand, firing
+from fastsnn.kernels.neurons.firing import firing
+from fastsnn.kernels.neurons.language import Operand
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.program import compile_neuron
 from fastsnn.kernels.neurons.surrogates import Surrogate

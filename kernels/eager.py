@@ -22,15 +22,14 @@ def call(
     """``operator(*inputs)``; ``setup_context`` and ``backward`` are those that are registered with it."""
     if _is_watched(inputs):
         return operator(*inputs)
-    tensors = list(_flat(inputs))
-    if not torch.is_grad_enabled() or not any(tensor is not None and tensor.requires_grad for tensor in tensors):
+    if not _needs_gradient(inputs):
         return _implementation(operator)(*inputs)
-    return _Eager.apply(*tensors, (operator, setup_context, backward, inputs))
+    return _Eager.apply(*_flat(inputs), (operator, setup_context, backward, inputs))
 
 
 def run(operator: Operator, *inputs: Any) -> Any:
     """``operator(*inputs)`` of an operator without a gradient."""
-    if torch.is_grad_enabled() or _is_watched(inputs):  # a backward pass with create_graph
+    if _needs_gradient(inputs) or _is_watched(inputs):  # a backward pass with create_graph
         return operator(*inputs)
     return _implementation(operator)(*inputs)
 
@@ -63,6 +62,10 @@ def _flat(inputs: Iterable[Any]) -> Iterator[Tensor | None]:
         if not all(part is None or isinstance(part, Tensor) for part in parts):
             return
         yield from parts
+
+
+def _needs_gradient(inputs: Iterable[Any]) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in _flat(inputs))
 
 
 def _is_watched(inputs: Iterable[Any]) -> bool:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastsnn.kernels.neurons.language import Operand, Value, firing, precision
+from fastsnn.kernels.neurons.firing import firing
+from fastsnn.kernels.neurons.language import Operand, Value, precision
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.surrogates import Surrogate
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsnn.kernels import eager
+from fastsnn.kernels.compiling import called_while_traced
 from fastsnn.kernels.neurons.neuron import Neuron
 from fastsnn.kernels.neurons.program import CompiledNeuron, compiled
 from fastsnn.kernels.segments import (
@@ -112,7 +113,7 @@ def ready(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> tuple[Compi
 
 
 # torch.compile need not look into it.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@called_while_traced
 def kept_numbers(neuron: str, learnt: str) -> int:
     """Numbers that a step keeps for backward."""
     return compiled(neuron, tuple(name for name in learnt.split(",") if name)).kept
@@ -209,9 +210,19 @@ def scan(
     return output, final
 
 
-# torch.compile need not look into the expressions of a neuron.
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def learnt_values(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> list[Tensor]:
     """The neuron's constants that are made of learnt parameters, through which gradients flow to these."""
+    if torch.compiler.is_compiling():
+        _take_as_it_is()
+    return _learnt_values(neuron, learnt, parameters)
+
+
+def _learnt_values(neuron: str, learnt: str, parameters: Sequence[Tensor]) -> list[Tensor]:
     prepared, given = ready(neuron, learnt, parameters)
     return prepared.learnt_values(given)
+
+
+@called_while_traced
+def _take_as_it_is() -> None:
+    """torch.compile need not look into the expressions of a neuron."""
+    torch.compiler.allow_in_graph(_learnt_values)

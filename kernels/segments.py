@@ -20,6 +20,8 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
+from fastsnn.kernels.compiling import called_while_traced
+
 Recompute = Literal["auto", "on", "off"]
 CHOICES: tuple[str, ...] = get_args(Recompute)
 
@@ -126,7 +128,7 @@ def what_to_keep(needed: bool, recompute: str, kept_bytes: int, device: torch.de
     return STATES if recompute == "on" else STEPS
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@called_while_traced
 def memory_of(device: torch.device) -> int:
     """Bytes of memory that a device has; of the CPU, those that this process's container may use."""
     return _memory_of(device)

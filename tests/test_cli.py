@@ -15,7 +15,7 @@ from run_tools import SMALL, Command, arguments, metrics
 
 import fastsnn
 from fastsnn import cli
-from fastsnn.config import recorded_config
+from fastsnn.recorded import recorded_config
 from fastsnn.terminal import Output, TerminalMonitor
 
 FEW = arguments(epochs=1)

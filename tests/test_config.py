@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 import fastsnn
-from fastsnn.config import DEFAULT_T, Config, recorded_config
+from fastsnn.config import DEFAULT_T, Config
 from fastsnn.errors import RunFolderError
 from fastsnn.options import read_yaml
+from fastsnn.recorded import recorded_config
 
 
 def test_the_defaults_are_the_reference_job() -> None:

@@ -15,9 +15,9 @@ from run_tools import Command, assert_refused, small
 
 import fastsnn
 import fastsnn.checkpoint
-import fastsnn.config
 from fastsnn.errors import DataUnavailable, RunFolderError
 from fastsnn.pictures import read_pictures
+from fastsnn.recorded import recorded_config
 from fastsnn.sources.images import load
 
 
@@ -59,7 +59,7 @@ def test_the_command(run: Path, file: Path, tmp_path: Path, command: Command) ->
 
 def test_sequences(run: Path, tmp_path: Path) -> None:
     """Spikes of one's own: those that the test set has give what it gave."""
-    config = fastsnn.config.recorded_config(run)
+    config = recorded_config(run)
     images = load("digits").test_images[:20]
     spikes = fastsnn.poisson_encode(images.reshape(-1, 1, 8, 8), config.T or 0, config.seed, stream=1)
     path = tmp_path / "x.npy"

@@ -10,6 +10,8 @@ from PIL import Image
 from run_tools import Command
 from source_files import REAL, needs_real
 
+from fastsnn.records import read_record
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(?:<!-- ([^>]+?) -->\s*)?^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NOT_RUN = ("command: ", "needs: ", "numbers: ")
@@ -127,3 +129,21 @@ def test_the_picture_is_of_a_run_with_the_accuracy_that_is_told() -> None:
     picture = Image.open(ROOT / "docs" / "images" / "summary.png")
     assert picture.text["Title"] == f"mnist: test accuracy {told[0]}% after epoch 20"
     assert (ROOT / "docs" / "images" / "summary.png").stat().st_size < 400_000
+
+
+def test_the_numbers_are_those_of_the_kept_runs(tmp_path: Path, command: Command) -> None:
+    results = ROOT / "bench" / "results"
+    mnist, digits = (read_record(results / name).epochs for name in ("mnist-20-epochs", "digits-60-epochs"))
+    late = [100 * (epoch["test_accuracy"] or 0) for epoch in mnist[15:20]]
+    last = digits[-1]
+    said = [
+        f"{sum(late) / 5:.2f} %",
+        f"`epoch 60: test loss {last['test_loss']:.5f}, test accuracy {100 * (last['test_accuracy'] or 0):.2f}%`",
+    ]
+    code, table, error = command("compare", str(results / "digits-sweep"), "--out", str(tmp_path / "accuracy.png"))
+    assert code == 0, error
+    (sweep,) = (code for tag, _, code in blocks("README.md") if tag == "numbers: sweep")
+    assert [line.split() for line in table.splitlines()[:4]] == [line.split() for line in sweep.splitlines()[:4]]
+    for page in ("README.md", "README_cn.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert [number for number in said if number not in text] == [], page

@@ -13,7 +13,7 @@ import torch
 from test_sources import spikes
 
 from fastsnn.errors import DataUnavailable
-from fastsnn.sources import Images, open_source
+from fastsnn.sources import Images, images, open_source
 from fastsnn.sources import mnist as mnist_files
 from fastsnn.sources.images import default_folder
 
@@ -147,3 +147,14 @@ def test_a_damaged_cifar10_is_named_before_it_is_unpickled(cifar: Path) -> None:
     path.unlink()
     with pytest.raises(DataUnavailable, match=r"data_batch_4 can't be read \(No such file"):
         open_source("cifar10", cifar)
+
+
+def test_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
+    bunch, source = load_digits(), images.load("digits")
+    pixels = torch.cat([source.train_images, source.test_images])
+    assert torch.equal(pixels, torch.from_numpy((bunch.data * (255 / 16)).round()).to(torch.uint8))
+    assert torch.cat([source.train_labels, source.test_labels]).tolist() == bunch.target.tolist()
+    monkeypatch.setattr(images, "find_spec", lambda name: None)  # their file lies elsewhere
+    assert torch.equal(images.load("digits").train_images, source.train_images)

@@ -6,8 +6,10 @@ An encoder makes time steps of them, batch by batch.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,11 +112,19 @@ def load(name: str = "auto", folder: Path | None = None, say: Callable[[str], No
 
 def _digits() -> DataSet:
     """scikit-learn's bundled 8 x 8 digits: 1,437 to train on and 360, by other writers, to test on."""
-    from sklearn.datasets import load_digits
+    # The file alone: importing scikit-learn takes as long as everything else that a first run imports but torch.
+    package = find_spec("sklearn")
+    place = Path(package.submodule_search_locations[0]) if package and package.submodule_search_locations else Path()
+    file = place / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():
+        table = np.loadtxt(file, np.float32, delimiter=",")
+    else:
+        from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    images = torch.from_numpy((bunch.data * (255 / 16)).round()).to(torch.uint8)
-    labels = torch.from_numpy(bunch.target).to(torch.int64)
+        bunch = load_digits()
+        table = np.column_stack([bunch.data, bunch.target])
+    images = torch.from_numpy((table[:, :-1] * (255 / 16)).round()).to(torch.uint8)
+    labels = torch.from_numpy(table[:, -1]).to(torch.int64)
     return DataSet("digits", images[:1437], labels[:1437], images[1437:], labels[1437:], (8, 8))
 
 

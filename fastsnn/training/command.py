@@ -20,8 +20,15 @@ from fastsnn.option_values import assignment
 from fastsnn.sources import Source, names, open_source
 from fastsnn.training.autograd_step import time_steps
 from fastsnn.training.epoch_results import EpochResults
-from fastsnn.training.loop import EVALUATION_BATCH, History, TrainingLoop, backend_of, compilation_announced
-from fastsnn.training.machine import choose_device, cores, memory_explained, settings_kept, use_threads
+from fastsnn.training.loop import EVALUATION_BATCH, History, TrainingLoop, backend_of
+from fastsnn.training.machine import (
+    choose_device,
+    compilation_announced,
+    cores,
+    memory_explained,
+    settings_kept,
+    use_threads,
+)
 from fastsnn.training.optimizer import check_optimizer
 from fastsnn.training.process_group import ProcessGroup
 from fastsnn.training.readouts import SPIKING, objective_for

@@ -1,8 +1,7 @@
 """Training any network on any source: read :func:`fit` and :class:`TrainingLoop` from top to bottom."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastsnn import backends, checkpoint, notices, settings, versions
+from fastsnn import backends, checkpoint, notices, versions
 from fastsnn.config import FitConfig
 from fastsnn.errors import Interrupted, TrainingDiverged
-from fastsnn.kernels import triton
-from fastsnn.kernels.numba import before_compiling
 from fastsnn.monitor import EpochMetrics, Monitor, Monitors, best_epoch
 from fastsnn.networks import Layers
 from fastsnn.sources import Source
@@ -23,7 +20,14 @@ from fastsnn.training import run_folder
 from fastsnn.training.epoch_results import EpochResults
 from fastsnn.training.firing_rates import diagnosis, layer_names
 from fastsnn.training.learning_rate import learning_rate
-from fastsnn.training.machine import be_deterministic, choose_device, memory_explained, settings_kept, use_threads
+from fastsnn.training.machine import (
+    be_deterministic,
+    choose_device,
+    compilation_announced,
+    memory_explained,
+    settings_kept,
+    use_threads,
+)
 from fastsnn.training.process_group import ProcessGroup
 from fastsnn.training.run_folder import Run
 from fastsnn.training.setup import Setup
@@ -103,19 +107,6 @@ def fit(
             return TrainingLoop(run, network, source, device, monitor, group).run_epochs()
         finally:
             group.leave()
-
-
-@contextmanager
-def compilation_announced(monitor: Monitor) -> Iterator[None]:
-    """Tell the monitor which kernels have to be compiled, and of settings that change what they do."""
-    on_cpu = "compiling the CPU kernels: once on this machine, in less than a minute"
-    on_gpu = "compiling GPU kernel {}, {}: some seconds, once on this machine"
-    with (
-        before_compiling(lambda: monitor.message(on_cpu)),
-        triton.before_compiling(lambda name, count: monitor.message(on_gpu.format(count, name))),
-    ):
-        settings.say()
-        yield
 
 
 class TrainingLoop:

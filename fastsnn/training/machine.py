@@ -7,9 +7,11 @@ from contextlib import contextmanager
 import numba
 import torch
 
-from fastsnn import backends, devices
+from fastsnn import backends, devices, settings
 from fastsnn.config import FitConfig
 from fastsnn.errors import FastSNNError
+from fastsnn.kernels import triton
+from fastsnn.kernels.numba import before_compiling
 from fastsnn.kernels.numba.openmp import rest
 from fastsnn.monitor import Monitor
 from fastsnn.training.process_group import ProcessGroup
@@ -99,3 +101,16 @@ def memory_explained(device: torch.device, advice: str) -> Iterator[None]:
         if not isinstance(error, MemoryError) and not any(part in str(error) for part in _OUT_OF_MEMORY):
             raise
         raise FastSNNError(f"{device} ran out of memory: {advice}") from error
+
+
+@contextmanager
+def compilation_announced(monitor: Monitor) -> Iterator[None]:
+    """Tell the monitor which kernels have to be compiled, and of settings that change what they do."""
+    on_cpu = "compiling the CPU kernels: once on this machine, in less than a minute"
+    on_gpu = "compiling GPU kernel {}, {}: some seconds, once on this machine"
+    with (
+        before_compiling(lambda: monitor.message(on_cpu)),
+        triton.before_compiling(lambda name, count: monitor.message(on_gpu.format(count, name))),
+    ):
+        settings.say()
+        yield

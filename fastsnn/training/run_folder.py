@@ -15,25 +15,15 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from fastsnn import checkpoint
-from fastsnn.config import PLACE, Config, FitConfig, recorded_options
+from fastsnn.config import PLACE, Config, FitConfig
 from fastsnn.errors import RunFolderError
 from fastsnn.files import missing, remove_empty
 from fastsnn.monitor import COLUMNS, EpochMetrics
+from fastsnn.recorded import recorded_options
 from fastsnn.text import printable
 from fastsnn.training.events import EventFile
+from fastsnn.training.resuming import absolute, changed, check_place, check_same_run
 
-CHANGEABLE_ON_RESUME = ("epochs", "lr", "data_dir", *PLACE)
-LEFT_OPEN = {
-    "dataset": "auto",
-    "T": None,
-    "device": "auto",
-    "backend": "auto",
-    "step": "auto",
-    "readout": "auto",
-    "loss": "auto",
-    "threads": None,
-}
-"""Options whose value here means, on resume, the one that was chosen when the run began."""
 DRAWN = ("report.html", "plots/*.png", "plots/*.svg", "plots/*.pdf")
 """What plot and report make of a run."""
 RELEASE = 1.0
@@ -103,11 +93,11 @@ class Run:
             raise RunFolderError(f"{path} is not a run folder: it has no config.yaml")
         config = recorded_options(path, kind)
         if changes is not None:
-            _check_place(path, changes)
-            config = _changed(config, changes)
+            check_place(path, changes)
+            config = changed(config, changes)
         state = _checkpoint(path, name) if any((path / file).exists() for file in ("last.pt", "best.pt")) else None
         if state is not None:
-            _check_same_run(path / name, config, state)
+            check_same_run(path / name, config, state)
         return cls(path, replace(config, out=path, overwrite=False), state, writable)
 
     def __enter__(self) -> "Run":
@@ -208,15 +198,6 @@ class Run:
             raise RunFolderError(f"can't write {path}: {error.strerror or error}{kept}") from error
 
 
-def _check_place(path: Path, changes: FitConfig) -> None:
-    """Raise ValueError for an option that would put a run elsewhere, which resuming it doesn't do."""
-    for option, value, own in (("name", changes.name, path.name), ("out", changes.out, path)):
-        if value is not None and Path(value).absolute() != Path(own).absolute():
-            raise ValueError(f"{option} is {value}, but a run goes on in its own folder {path}: leave it out")
-    if changes.overwrite:
-        raise ValueError(f"overwrite is true, but the run in {path} is to go on; allowed: --overwrite or --resume")
-
-
 def _checkpoint(run: Path, name: str) -> dict[str, Any]:
     """What last.pt or best.pt holds; if last.pt can't be read, RunFolderError says whether best.pt can."""
     try:
@@ -247,47 +228,6 @@ def _make_folder(path: Path, exist_ok: bool) -> Path:
                 raise
             number += 1
             new = path.with_name(f"{path.name}-{number}")
-
-
-def absolute(options: dict[str, Any]) -> dict[str, Any]:
-    """Options whose paths hold wherever the run is resumed from."""
-    paths = [name for name in ("data_dir", "network") if options.get(name) is not None]
-    if (
-        any(sign in options.get("dataset", "") for sign in ("/", "\\", ".np"))
-        or Path(options.get("dataset", "")).is_file()
-    ):
-        paths.append("dataset")
-    return options | {name: str(Path(options[name]).expanduser().absolute()) for name in paths}
-
-
-def _changed(config: FitConfig, changes: FitConfig) -> FitConfig:
-    """``changes`` on top of a run's own options; raises ValueError for one that would change its results."""
-    before, after = absolute(config.to_dict()), changes.to_dict()
-    if type(changes) is not type(config):
-        raise TypeError(f"config is a {type(changes).__name__}; allowed: a {type(config).__name__}, as the run's own")
-    kept = {name: before[name] for name, value in LEFT_OPEN.items() if name in after and after[name] == value}
-    after = absolute(after)
-    for name, value in (after | kept).items():
-        if value != before[name] and name not in CHANGEABLE_ON_RESUME:
-            raise ValueError(
-                f"{name} is {value!r}, but this run was started with {before[name]!r}; --resume can change "
-                f"{', '.join(CHANGEABLE_ON_RESUME)} only"
-            )
-    return replace(changes, **kept)
-
-
-def _check_same_run(path: Path, config: FitConfig, state: dict[str, Any]) -> None:
-    """Raise RunFolderError where a checkpoint was copied from another run, or config.yaml was edited."""
-    recorded = state.get("config")
-    if not isinstance(recorded, dict) or not {"model", "optimizer", "progress", "history"} <= state.keys():
-        raise RunFolderError(f"{path} is not a checkpoint of a run")
-    for name, value in config.to_dict().items():
-        # A run that does not depend on the number of threads may go on with fewer.
-        if recorded.get(name, value) != value and name not in (*CHANGEABLE_ON_RESUME, "threads"):
-            raise RunFolderError(
-                f"{path} is of another run than config.yaml beside it: {name} is {recorded[name]!r} "
-                f"in the one and {value!r} in the other"
-            )
 
 
 def load_state(network: nn.Module, state: dict[str, Any], path: Path) -> None:

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 import fastsnn
 from fastsnn import checkpoint
 from fastsnn.backends import Backend
-from fastsnn.config import FitConfig, recorded_config
+from fastsnn.config import FitConfig
 from fastsnn.kernels import contract, philox, reference
 from fastsnn.kernels.contract import Measurement
 from fastsnn.kernels.neurons import Neuron
+from fastsnn.recorded import recorded_config
 from fastsnn.sources import images as data
 from fastsnn.sources.images import DataSet, Images
 from fastsnn.sources.store import STREAMS
