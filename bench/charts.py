@@ -76,7 +76,7 @@ def _ratios(found: Results) -> Figure:
     axis.set_xscale("log")
     axis.set_xlim(left=min(0.7, axis.get_xlim()[0]))
     _number(axis.xaxis, (1, 3))
-    axis.invert_yaxis()
+    axis.set_ylim(len(cases) - 0.5, -0.5)
     axis.axvline(1, color=_RED, linewidth=3)
     axis.text(1.01, -0.75, "fastest", transform=axis.get_yaxis_transform())
     title = f"Peers in multiples of fastsnn's time (red) on {found.machine['device']}"
