@@ -128,7 +128,7 @@ def main() -> None:
         if options.only in name:
             found[name] = measure(make, options.rounds, device)
             print(f"{name}: {found[name]['times']:.2f} times", *found[name]["report"], sep="\n    ", flush=True)
-    described = machine.describe(device, quick=False)
+    described = machine.describe(device)
     path = FOLDER / "accelerate" / f"{machine.slug(described['device'])}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": described, "width": options.width, "networks": found}, indent=1) + "\n")

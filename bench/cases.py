@@ -1,53 +1,61 @@
 """What is measured: cases with a name, a shape and random inputs that are built outside every timed call.
 
-Imports torch and NumPy only, because a peer's worker process runs it in an environment without fastsnn.
+Imports torch only, because a peer's worker process runs it in an environment without fastsnn.
 """
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-NEURON: dict[str, Any] = {
-    "tau": 2.0,
-    "v_threshold": 1.0,
-    "v_reset": 0.0,
-    "decay_input": True,
-    "detach_reset": False,
-    "surrogate": "atan",
-    "alpha": 2.0,
-}
-"""The neuron of every case, SpikingJelly's LIFNode(2.0, ATan()): each peer is set up to compute the same."""
 LEARNING_RATE = 1e-3
+KEPT = 0.9
+"""What is left of a potential after a step, where a neuron learns it."""
+_CURRENT = {"lif": 1.5, "leaky": 2.5, "if": 0.5, "cuba": 0.1, "alif": 10.0, "seadlif": 5.0}
+"""Standard deviation of a current with which a fair share of these neurons fires."""
+_DRIVE = {"leaky": 0.3}
+"""Mean of the current: so that neurons fire though no potential passes twice the threshold, where snnTorch differs."""
 EPOCH_STEPS = 938
 """Steps of an epoch: 60,000 images in batches of 64."""
 
 
 @dataclass(frozen=True)
+class Layer:
+    """Modules without a state, and the neurons behind them."""
+
+    modules: tuple[nn.Module, ...]
+    neuron: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Case:
-    """One piece of work that ours and the peers do in turn."""
+    """One piece of work that fastsnn and its peers do in turn."""
 
     name: str
-    subject: str
+    task: str
+    """scan (neurons alone), layer, recurrent, training, csnn (a convolutional network's training), inference, encoding
+    or end_to_end."""
     T: int
     B: int
     sizes: tuple[int, ...]
-    """Neurons, or the layer sizes of a network from input to output."""
+    """Neurons, or layer sizes from input to output; image side, channels and hidden neurons of csnn."""
+    neuron: str = "lif"
+    """lif (tau 2, hard reset), if, leaky (a learnt leak per neuron, soft reset), cuba, alif or seadlif."""
+    readout: bool = False
+    """Whether the last layer is a leaky integrator, trained by cross entropy of its mean potential."""
+    density: float | None = None
+    """Share of spikes in the input; None: images to encode, or dense normal input where there is nothing to train."""
     backward: bool = True
     steps: int = 1
     """Training steps in one timed call; times are per step."""
     peers: tuple[str, ...] = ()
     """The only peers that take part; empty: all."""
     threads: int | None = None
-    """CPU threads; None: all of them for ours, the fastest count for the others."""
-
-    @property
-    def group(self) -> str:
-        """The bench_<group>.py that measures it."""
-        return "scaling" if self.name.startswith("scaling-") else self.subject
+    """CPU threads; None: all of them for fastsnn, the fastest count for the others."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,74 +64,111 @@ class Case:
     def from_dict(cls, values: dict[str, Any]) -> "Case":
         return cls(**values | {"sizes": tuple(values["sizes"]), "peers": tuple(values["peers"])})
 
-    def with_batch(self, B: int) -> "Case":
-        """The same work on another number of samples, in one training step."""
-        return Case(**self.to_dict() | {"sizes": self.sizes, "B": B, "steps": 1})
+    @property
+    def trains(self) -> bool:
+        return self.task in ("training", "csnn")
+
+    @property
+    def encodes(self) -> bool:
+        """Whether its inputs are images."""
+        return self.density is None and self.task in ("training", "inference", "encoding", "end_to_end")
+
+    @property
+    def neurons(self) -> tuple[str, ...]:
+        """The neuron of each layer."""
+        return tuple(layer.neuron for layer in self.layers())
+
+    def layers(self) -> list[Layer]:
+        """The network's layers, with torch's initial weights."""
+        if self.task in ("scan", "recurrent", "encoding"):
+            return [Layer((), self.neuron, self.sizes[-1])] if self.task != "encoding" else []
+        if self.task == "csnn":
+            side, C, hidden = self.sizes
+            first, second, third = ((nn.Conv2d(1, C, 3, padding=1, bias=False), nn.BatchNorm2d(C)),
+                (nn.MaxPool2d(2), nn.Conv2d(C, C, 3, padding=1, bias=False), nn.BatchNorm2d(C)),
+                (nn.MaxPool2d(2), nn.Flatten(), nn.Linear(C * (side // 4) ** 2, hidden, bias=False)))  # fmt: skip
+            last = (nn.Linear(hidden, 10, bias=False),)
+            parts = [(first, C), (second, C), (third, hidden), (last, 10)]
+            return [Layer(modules, self.neuron, N) for modules, N in parts]
+        pairs = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        kinds = [self.neuron] * (len(pairs) - self.readout) + ["li"] * self.readout
+        return [Layer((nn.Linear(K, N, bias=False),), kind, N) for (K, N), kind in zip(pairs, kinds, strict=True)]
+
+    def smaller(self) -> "Case":
+        """The same work on so few samples and steps that no membrane need come near the threshold."""
+        shape: dict[str, Any] = {"T": min(self.T, 50), "B": min(self.B, 1 if len(self.sizes) > 3 else 2), "steps": 1}
+        if self.task == "csnn":
+            shape["sizes"] = tuple(min(size, least) for size, least in zip(self.sizes, (12, 8, 32), strict=True))
+        return replace(self, **shape)
 
 
 def grid(size: str, gpu: bool, cores: int) -> dict[str, Case]:
-    """Name -> case, in the order in which they run; ``size`` is tiny (does it run?), quick or full."""
+    """Name -> case, in the order in which they run; ``size`` is tiny (does it run?), main or full."""
     if size == "tiny":
         return _named(_tiny())
-    cases = [
-        Case("rate_step", "rate_step", 100, 64, (784, 10), steps=32),
-        *_scan(1 << 20 if gpu else 1 << 16, 128 if gpu else 100),
-        *_linear((256, 1024, 4096, 16384) if gpu else (256, 512, 1024)),
-        Case("mlp", "mlp", 100, 64, (784, 800, 10)),
+    neurons, T = (1 << 20, 128) if gpu else (1 << 16, 100)
+    scan = Case("scan", "scan", T, 64, (neurons // 64,))
+    linear = [_linear(n) for n in ((256, 1024, 4096, 16384) if gpu else (256, 512, 1024))]
+    widest = linear[-1]
+    main = [
+        Case("rate_step", "training", 100, 64, (784, 10), steps=6),
+        Case("mlp", "training", 100, 64, (784, 800, 10)),
+        Case("shd", "training", 256, 256, (128, 128, 128, 128, 20), "leaky", readout=True, density=0.05),
+        Case("nmnist", "training", 30, 64, (2312, 512, 10), density=0.05),
+        Case("csnn", "csnn", 4, 32, (28, 128, 2048), "if", density=0.5),
+        Case("recurrent-shd", "recurrent", 250, 64, (140, 256), density=0.1),
+        scan,
+        widest,
+        replace(widest, name=f"{widest.name}-sparse", density=0.05),
         Case("encoding", "encoding", 100, 64, (784,), backward=False),
+        Case("inference", "inference", 100, 1, (784, 10), backward=False),
     ]
-    if size == "quick":
-        quick = {"rate_step", "scan", "linear-256", "encoding"} | ({"linear-4096", "mlp"} if gpu else set())
-        return _named(case for case in cases if case.name in quick)
-    end_to_end = Case("end_to_end", "end_to_end", 100, 64, (784, 10))
-    epoch = Case("rate_step-epoch", "rate_step", 100, 64, (784, 10), steps=EPOCH_STEPS, peers=("none",))
-    return _named([*cases, epoch, *_scaling(gpu, cores), end_to_end])
+    if size == "main":
+        return _named(main)
+    peer = ("spikingjelly-cupy" if gpu else "spikingjelly-multi",)
+    series = [replace(main[0], name=f"rate_step-T-{T}", T=T, steps=4, peers=peer) for T in (25, 50, 200, 400)]
+    threads = [replace(main[1], name=f"mlp-threads-{n}", threads=n) for n in thread_counts(cores)[:-1]]
+    return _named([
+        *main,
+        Case("recurrent-braille", "recurrent", 152, 100, (128, 200), density=0.1),
+        Case("recurrent-smnist", "recurrent", 784, 32, (1, 128), density=0.1),
+        *(replace(scan, name=f"scan-{kind}", neuron=kind) for kind in ("leaky", "cuba", "alif", "seadlif")),
+        replace(scan, name="scan-forward", backward=False),
+        replace(linear[0], name=f"{linear[0].name}-forward", backward=False),
+        *linear[:-1],
+        *series,
+        *([] if gpu else threads),
+        Case("end_to_end", "end_to_end", 100, 64, (784, 10)),
+    ])  # fmt: skip
 
 
 def _named(cases: Iterable[Case]) -> dict[str, Case]:
     return {case.name: case for case in cases}
 
 
+def _linear(n: int) -> Case:
+    """Open Neuromorphic's configuration: n inputs to n neurons, batch 16, 500 steps, dense normal input."""
+    return Case(f"linear-{n}", "layer", 500, 16, (n, n))
+
+
 def _tiny() -> list[Case]:
     return [
-        Case("rate_step", "rate_step", 8, 4, (64, 10), steps=2),
+        Case("rate_step", "training", 8, 4, (64, 10), steps=2),
+        Case("mlp", "training", 8, 4, (64, 12, 10)),
+        Case("shd", "training", 9, 4, (16, 12, 12, 5), "leaky", readout=True, density=0.3),
+        Case("csnn", "csnn", 3, 2, (8, 4, 12), "if", density=0.5),
+        Case("recurrent-shd", "recurrent", 8, 4, (5, 20), density=0.3),
         Case("scan", "scan", 8, 4, (16,)),
+        Case("scan-cuba", "scan", 8, 4, (16,), "cuba"),
         Case("scan-forward", "scan", 8, 4, (16,), backward=False),
-        Case("linear-24", "linear", 8, 4, (24, 24)),
-        Case("linear-24-forward", "linear", 8, 4, (24, 24), backward=False),
-        Case("mlp", "mlp", 8, 4, (64, 12, 10)),
+        Case("linear-24", "layer", 8, 4, (24, 24)),
+        Case("linear-24-sparse", "layer", 8, 4, (24, 24), density=0.2),
         Case("encoding", "encoding", 8, 4, (64,), backward=False),
-        Case("scaling-T-8", "rate_step", 8, 4, (64, 10), peers=("spikingjelly-multi",)),
+        Case("inference", "inference", 8, 1, (64, 10), backward=False),
+        Case("rate_step-T-4", "training", 4, 4, (64, 10), peers=("spikingjelly-multi",)),
+        Case("mlp-threads-1", "training", 8, 4, (64, 12, 10), peers=("fastsnn-torch",), threads=1),
         Case("end_to_end", "end_to_end", 8, 64, (64, 10)),
-        Case("scaling-threads-1", "rate_step", 8, 4, (64, 10), peers=("fastsnn-torch",), threads=1),
     ]
-
-
-def _scan(neurons: int, T: int) -> list[Case]:
-    return [
-        Case("scan-forward", "scan", T, 64, (neurons // 64,), backward=False),
-        Case("scan", "scan", T, 64, (neurons // 64,)),
-    ]
-
-
-def _linear(sizes: tuple[int, ...]) -> list[Case]:
-    """Open Neuromorphic's configuration: n inputs to n neurons, batch 16, 500 steps, dense random input."""
-    forward = [Case(f"linear-{sizes[0]}-forward", "linear", 500, 16, (sizes[0], sizes[0]), backward=False)]
-    return forward + [Case(f"linear-{n}", "linear", 500, 16, (n, n)) for n in sizes]
-
-
-def _scaling(gpu: bool, cores: int) -> list[Case]:
-    """The reference job's step and linear+LIF with one dimension varied, against SpikingJelly's multi-step mode."""
-    peers = ("spikingjelly-cupy" if gpu else "spikingjelly-multi",)
-    sizes = (784, 10)
-    times = [Case(f"scaling-T-{T}", "rate_step", T, 64, sizes, steps=16, peers=peers) for T in (25, 50, 100, 200, 400)]
-    batches = [Case(f"scaling-B-{B}", "rate_step", 100, B, sizes, steps=16, peers=peers) for B in (16, 64, 256)]
-    widths = [Case(f"scaling-N-{N}", "linear", 100, 16, (784, N), peers=peers) for N in (10, 100, 1000)]
-    threads = [
-        Case(f"scaling-threads-{n}", "rate_step", 100, 64, sizes, steps=64, peers=("fastsnn-torch",), threads=n)
-        for n in thread_counts(cores)
-    ]
-    return times + batches + widths + ([] if gpu else threads)
 
 
 def thread_counts(cores: int) -> list[int]:
@@ -141,18 +186,48 @@ def select(names: str | None, known: Iterable[str], what: str) -> list[str]:
 
 
 def inputs(case: Case, images: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """The case's inputs on the CPU: random currents and weights; ``images`` uint8 [D, P] with their ``labels`` [D]."""
+    """The case's inputs on the CPU: weights, and x or images; ``images`` uint8 [D, P] with their ``labels`` [D].
+
+    Weights are so large that a fair share of the neurons fires, except where images are encoded and trained on.
+    """
     generator = torch.Generator().manual_seed(seed)
-    if case.subject == "scan":
-        shape = (case.T, case.B, *case.sizes)
-        return {name: torch.randn(shape, generator=generator) * scale for name, scale in (("current", 2), ("grad", 1))}
-    weights = {
-        f"weight{i}": (torch.rand(N, K, generator=generator) * 2 - 1) / math.sqrt(K)
-        for i, (K, N) in enumerate(zip(case.sizes[:-1], case.sizes[1:], strict=True))
-    }
-    if case.subject == "linear":
-        x = torch.randn(case.T, case.B, case.sizes[0], generator=generator)
-        # Three times nn.Linear's range, so that a fair share of the neurons fires.
-        return {"x": x, "weight0": 3 * weights["weight0"]}
-    samples = torch.arange(case.B * case.steps) % len(images)
-    return weights | {"images": images[samples], "labels": labels[samples]}
+    found = {f"weight{i}": weight for i, weight in enumerate(_weights(case, generator))}
+    if case.encodes:
+        samples = (torch.arange(case.B * case.steps) + seed * case.B) % len(images)
+        return found | {"images": images[samples], "labels": labels[samples]}
+    shape: tuple[int, ...] = (case.T, case.B, case.sizes[0])
+    if case.task == "csnn":
+        shape = (case.T, case.B, 1, case.sizes[0], case.sizes[0])
+    if case.density is None:
+        found["x"] = torch.randn(shape, generator=generator)
+        if case.task == "scan":
+            found["x"] = found["x"] * _CURRENT[case.neuron] + _DRIVE.get(case.neuron, 0.0)
+    else:
+        found["x"] = (torch.rand(shape, generator=generator) < case.density).float()
+    if case.task == "scan":
+        found["grad"] = torch.randn(shape, generator=generator)
+    if case.trains:
+        classes = 10 if case.task == "csnn" else case.sizes[-1]
+        found["labels"] = torch.randint(classes, (case.B,), generator=generator)
+    return found
+
+
+def _weights(case: Case, generator: torch.Generator) -> list[Tensor]:
+    if case.task == "recurrent":
+        (K, N), count = case.sizes, (case.density or 1) * case.sizes[0]
+        drawn = torch.randn(N, K, generator=generator) * 0.8 / count**0.5 + 0.2 / count
+        if K == 1:
+            drawn = torch.rand(N, K, generator=generator) * 3.2
+        return [drawn, torch.randn(N, N, generator=generator) * 0.3 / (0.08 * N) ** 0.5]
+    shapes = [
+        p.shape for layer in case.layers() for module in layer.modules for p in module.parameters() if p.dim() > 1
+    ]
+    drawn = [(torch.rand(shape, generator=generator) * 2 - 1) / shape[1:].numel() ** 0.5 for shape in shapes]
+    if case.encodes:
+        return drawn
+    spread, mean = _CURRENT[case.neuron], _DRIVE.get(case.neuron, 0.0)
+    rates = [case.density or 1.0] + [0.03 if case.neuron == "leaky" else 0.1] * len(drawn)
+    return [
+        weight * spread * (3 / rate) ** 0.5 + mean / (weight[0].numel() * rate)
+        for weight, rate in zip(drawn, rates, strict=False)
+    ]

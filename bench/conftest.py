@@ -1,5 +1,6 @@
 """Options and the common session of ``pytest bench/ --benchmark-only``."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +10,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench import cases, machine, ours, peers, summary
+from bench import cases, fastsnn_tasks, machine, peers
+from bench.measure import Session
 from bench.peers import remote
-from bench.race import Session
 from bench.results import FOLDER, Results, load
 from fastsnn import backends
 from fastsnn.sources import images as data
 from fastsnn.training.machine import cores
 
+SESSION = pytest.StashKey[tuple[Session, Path | None]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastsnn", "fastsnn's benchmarks")
-    group.addoption("--grid", choices=("full", "quick", "tiny"), default="full", help="how much to measure")
-    group.addoption("--quick", dest="grid", action="store_const", const="quick", help="the same as --grid quick")
+    group.addoption("--full", action="store_true", help="every case; writes the machine's file")
+    group.addoption("--tiny", action="store_true", help="every kind of case in its smallest form: does it run?")
     group.addoption("--cases", help="comma-separated names of cases; default all")
     group.addoption("--peers", help="comma-separated names of peers; default all")
     group.addoption("--peer-env", type=Path, help="a virtual environment with SpikingJelly 2")
@@ -32,85 +35,89 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="CPU threads of everybody; default see bench/cases.py",
     )
     group.addoption("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.addoption("--results", type=Path, help="results file; default bench/results/MACHINE.json with the full grid")
+    group.addoption("--note", action="append", default=[], help="what the page should say of the machine")
+    group.addoption("--results", type=Path, help="results file; default bench/results/MACHINE.json with --full")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_files", "bench_*.py")
     # What a peer's library warns about is not for us to fix.
     config.addinivalue_line("filterwarnings", "ignore")
+    option = config.option
     try:
-        cases.select(config.option.cases, _grid(config), "case")
-        cases.select(config.option.peers, peers.MODULES, "peer")
-        if config.option.peer_env is not None:
-            remote.python_of(config.option.peer_env)
+        cases.select(option.cases, _grid(config), "case")
+        cases.select(option.peers, peers.MODULES, "peer")
+        if option.peer_env is not None:
+            remote.python_of(option.peer_env)
+        if option.results is not None and option.results.exists():
+            load(option.results)  # a file of another kind is refused before anything is measured
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
+    partly = option.cases is not None or option.peers is not None or option.threads is not None
+    if partly and option.full and option.results is None:
+        raise pytest.UsageError(
+            "--cases, --peers and --threads measure a part only: name a file for it, --results FILE"
+        )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case" not in metafunc.fixturenames:
-        return
-    chosen = cases.select(metafunc.config.option.cases, _grid(metafunc.config), "case")
-    group = metafunc.module.__name__.rpartition("bench_")[2]
-    mine = [case for name, case in _grid(metafunc.config).items() if case.group == group and name in chosen]
-    metafunc.parametrize("case", mine, ids=[case.name for case in mine])
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # A module without a chosen case holds one test without parameters, which would be reported as skipped.
-    kept = [item for item in items if isinstance(getattr(item, "callspec", None) and _case(item), cases.Case)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    # The grid's order: some rows are computed from others.
-    order = list(_grid(config))
-    items[:] = sorted(kept, key=lambda item: order.index(_case(item).name))
+    if "case" in metafunc.fixturenames:
+        grid = _grid(metafunc.config)
+        chosen = cases.select(metafunc.config.option.cases, grid, "case")
+        metafunc.parametrize("case", [grid[name] for name in grid if name in chosen], ids=lambda case: case.name)
 
 
 @pytest.fixture(scope="session")
 def bench_session(request: pytest.FixtureRequest) -> Iterator[Session]:
     option = request.config.option
-    device = _device(request.config)
-    size = option.grid
-    path = option.results or (FOLDER / f"{machine.slug(machine.device_name(device))}.json" if size == "full" else None)
-    if path is not None and path.exists():
-        load(path)  # a file that can't be merged with is refused before anything is measured
-    results = Results(machine.describe(device, quick=size != "full"))
-    request.config.stash[summary.RESULTS] = results, path
-    images, labels, name = _images(size)
-    session = Session(
-        device,
-        size,
-        _peer_names(request.config),
-        option.peer_env,
-        images,
-        labels,
-        name,
-        results,
-        results.environment(machine.environment()),
-    )
-    for backend in ours.NAMES:
-        if reason := ours.refusal(backend, device):
+    device, size = _device(request.config), _size(request.config)
+    path = option.results
+    if path is None and option.full:
+        path = FOLDER / f"{machine.slug(machine.device_name(device))}.json"
+    results = Results(machine.describe(device), machine.environment())
+    if path is not None:
+        results.start_from(path)
+    results.notes += option.note
+    for backend in fastsnn_tasks.NAMES:
+        if reason := fastsnn_tasks.refusal(backend, device):
             results.notes.append(f"{backend}: {reason}")
+    names = cases.select(option.peers, peers.MODULES, "peer")
+    session = Session(device, size, names, option.peer_env, *_images(size), results)
+    request.config.stash[SESSION] = session, path
+    manager = request.config.pluginmanager
+    terminal: Any = manager.get_plugin("terminalreporter")
+    capture: Any = manager.get_plugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            terminal.write_line(line)
+
+    session.say = say
+    say(f"\nfastsnn bench on {results.machine['device']}; results: {path or 'not kept (--results FILE)'}")
     yield session
     session.close()
 
 
-def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Keep what is measured case by case: a run that is stopped loses one."""
-    results, path = item.config.stash.get(summary.RESULTS, (None, None))
-    if results is not None and path is not None and results.rows:
-        results.write(path)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if summary.RESULTS in config.stash:
-        results, path = config.stash[summary.RESULTS]
-        for line in summary.lines(results, path):
-            terminalreporter.write_line(line)
+@pytest.fixture(autouse=True)
+def progress(request: pytest.FixtureRequest, bench_session: Session) -> Iterator[None]:
+    """Say what runs, what is left and how long it may take."""
+    items = request.session.items
+    done = items.index(request.node)
+    if not done:
+        bench_session.started = time.perf_counter()
+    passed = time.perf_counter() - bench_session.started
+    left = f", about {passed / done * (len(items) - done) / 60:.0f} min left" if done else ""
+    case: Any = request.node.callspec.params["case"]  # type: ignore[attr-defined]
+    bench_session.say(f"\n[{done + 1} of {len(items)}, {passed / 60:.1f} min{left}] {case.name}")
+    yield
+    # Case by case: a run that is stopped loses one.
+    _, path = request.config.stash[SESSION]
+    if path is not None and bench_session.results.rows:
+        bench_session.results.write(path)
 
 
 def _images(size: str) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """Training images uint8 [D, P] with their labels: MNIST where it is at hand, else digits."""
+    """Training images uint8 [D, P] with their labels: MNIST if it is at hand, else digits."""
     # A folder may be what a failed download left; auto then falls back to digits.
     at_hand = size != "tiny" and (data.default_folder() / "MNIST" / "raw").exists()
     found = data.load("auto" if at_hand else "digits")
@@ -122,25 +129,17 @@ def _images(size: str) -> tuple[torch.Tensor, torch.Tensor, str]:
     return images, found.train_labels, found.name
 
 
+def _size(config: pytest.Config) -> str:
+    return "tiny" if config.option.tiny else "full" if config.option.full else "main"
+
+
 def _device(config: pytest.Config) -> torch.device:
     name = config.option.device
     return backends.choose_device() if name == "auto" else torch.device(name)
 
 
-def _peer_names(config: pytest.Config) -> list[str]:
-    """All peers unless some are named; those that take their time to compile are not part of a quick run on a CPU."""
-    names = cases.select(config.option.peers, peers.MODULES, "peer")
-    if config.option.peers is None and config.option.grid != "full" and _device(config).type == "cpu":
-        names = [name for name in names if name not in ("torch-compile", "jax")]
-    return names
-
-
 def _grid(config: pytest.Config) -> dict[str, cases.Case]:
-    grid = cases.grid(config.option.grid, _device(config).type == "cuda", cores())
+    grid = cases.grid(_size(config), _device(config).type == "cuda", cores())
     if threads := config.option.threads:
         grid = {name: replace(case, threads=threads) for name, case in grid.items()}
     return grid
-
-
-def _case(item: pytest.Item) -> Any:
-    return item.callspec.params["case"]  # type: ignore[attr-defined]

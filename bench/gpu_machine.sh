@@ -54,14 +54,14 @@ install() {
 }
 export -f install
 
-# measure NAME LIMIT PATH: the benchmarks in PATH, into one results file.
-measure() { step "$1" "$2" "$python" -m pytest "$3" -q --benchmark-only ${quick:+"$quick"} --results "$out/results.json"; }
+# measure NAME LIMIT OPTIONS...: benchmarks, into one results file; a case that is stopped loses itself alone.
+measure() { step "$1" "$2" "$python" -m pytest bench -q --benchmark-only --results "$out/results.json" "${@:3}"; }
 
 # The kernels that the benchmarks run, at small shapes; without a caching allocator every tensor has bounds of its own.
 sanitize() {
     step "sanitizer-$1" "$2" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
         compute-sanitizer --tool "$1" --target-processes application-only --error-exitcode 1 \
-        "$python" -m pytest bench -q --benchmark-only --grid tiny --peers "" --cases rate_step,scan,linear-24,encoding
+        "$python" -m pytest bench -q --benchmark-only --tiny --peers "" --cases rate_step,scan,linear-24,recurrent-shd,encoding
 }
 
 if [[ $quick ]]; then
@@ -88,8 +88,8 @@ if "$python" -c 'import cupy; cupy.cuda.runtime.getDeviceCount()' 2>/dev/null; t
         "$python" -m fastsnn train --backend cupy --epochs $epochs --overwrite --out "$out/train-cupy"
 fi
 if [[ $quick ]]; then
-    measure bench 120 bench
+    measure bench 120 --cases rate_step,scan,shd,encoding
 else
-    for file in bench/bench_*.py; do measure "$(basename "$file" .py)" 540 "$file"; done
+    measure bench 3000 --full
 fi
 exit "$failed"

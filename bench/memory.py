@@ -105,7 +105,7 @@ def main() -> None:
     cpu = torch.device("cpu")
     shape = {"T": T, "batch": BATCH, "sizes": SIZES, "threads": torch.get_num_threads()}
     result = {
-        "machine": machine.describe(cpu, quick=True), "environment": machine.environment(), "step": shape,
+        "machine": machine.describe(cpu), "environment": machine.environment(), "step": shape,
         "lines": lines,
     }  # fmt: skip
     path = FOLDER / "memory" / f"{machine.slug(machine.device_name(cpu))}.json"

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md as text: a part for every results file, a table for every case."""
+"""docs/benchmarks.md as text: for every results file the one table that a reader needs, then a table for every case."""
 
 import statistics
 from itertools import groupby
@@ -8,74 +8,105 @@ from bench.results import Results, Row, quartiles, ratios
 
 SECTIONS = {
     "rate_step": (
-        "Training step of the reference job",
-        "That of SpikingJelly's tutorial: 784 → 10 LIF neurons, T = 100, batch 64; Poisson encoding, forward, mean "
-        "squared error of the firing rates, backward, Adam.",
+        "Training step of 784-10",
+        "That of SpikingJelly's tutorial: MNIST, T = 100, batch 64; Poisson encoding, forward, mean squared error "
+        "of the firing rates, backward, Adam. fastsnn's one-layer trainer has a kernel for all of it, which "
+        "networks of several layers do not use.",
     ),
-    "rate_step-epoch": ("Epoch of the reference job", "All training images once, with encoding, without evaluation."),
-    "scan-forward": ("LIF neurons alone, forward", "Given random currents, without gradients."),
-    "scan": ("LIF neurons alone, forward and backward", "Given random currents and gradients of the spikes."),
+    "end_to_end": (
+        "Seconds to 92 %",
+        "From the start of the process to 92 % test accuracy on MNIST, with 784-10. The first call of fastsnn "
+        "begins with empty kernel caches. Peers are not charged for their start.",
+    ),
+    "mlp": ("Training step of 784-800-10", "The same with a hidden layer, layer by layer."),
+    "shd": (
+        "Training step of the SHD protocol",
+        "jaxpike's and Spyx's: 128-128-128-128-20, T = 256, batch 256; a learnt leak for each neuron, soft reset, "
+        "leaky integrators as read-out, cross entropy of their mean potential, Adam. Random spikes of that shape, "
+        "5 %.",
+    ),
+    "nmnist": ("Training step of 2312-512-10", "N-MNIST's shape, T = 30, batch 64; random events, 5 %."),
+    "csnn": (
+        "Training step of a convolutional network",
+        "SpikingJelly's for Fashion-MNIST: two 3 x 3 convolutions of 128 channels with batch norm, IF neurons and "
+        "pooling, 6272-2048-10 behind them; T = 4, batch 32. On a CPU nearly all of it is torch's convolution.",
+    ),
+    "recurrent": (
+        "Recurrent layers",
+        "LIF neurons whose spikes come back through a full matrix: forward, and gradients of both weights. shd: T "
+        "= 250, batch 64, 140-256; braille: T = 152, batch 100, 128-200; smnist: T = 784, batch 32, 1-128. A "
+        "tenth of the inputs spikes.",
+    ),
+    "scan": (
+        "Neurons alone",
+        "Random currents of 65,536 neurons (2^20 on a GPU) over T = 100 (128), forward and backward. scan is LIF "
+        "with a hard reset; leaky learns a leak for each neuron; cuba is current-based; alif and seadlif are "
+        "adaptive.",
+    ),
     "linear": (
         "Linear layer and LIF neurons",
-        "Open Neuromorphic's configuration, n → n, batch 16, T = 500: dense normal input, the sum of the spikes as "
-        "loss, gradient of the weight.",
+        "Open Neuromorphic's configuration, n to n, batch 16, T = 500: the sum of the spikes as loss, gradient of "
+        "the weight. The input is dense and normal, or spikes of 5 %: sparse.",
     ),
-    "mlp": ("Training step of 784-800-10", "As the reference job's, with a hidden layer."),
     "encoding": ("Poisson encoding", "64 images, T = 100, to spikes as the next layer takes them."),
-    "end_to_end": ("Seconds to 92 %", "From the start of the process to 92 % test accuracy on MNIST."),
-    "scaling-T": ("Scaling with the time steps", "The reference job's step."),
-    "scaling-B": ("Scaling with the batch", "The reference job's step."),
-    "scaling-N": ("Scaling with the width", "Linear layer and LIF neurons, 784 → N, T = 100, batch 16."),
-    "scaling-threads": ("Scaling with CPU threads", "The reference job's step."),
+    "inference": ("One sample", "An image encoded over T = 100 and classified by 784-10, without gradients."),
+    "rate_step-T": ("Training step of 784-10 over time steps", "T = 100 is above."),
+    "mlp-threads": ("Training step of 784-800-10 on fewer threads", "All threads are above."),
 }
-"""Case, or the part of a case's name before its last number -> heading, and what is measured."""
-_CHARTED = {"linear": "linear", "scaling-T": "scaling"}
-"""Section -> the chart above its tables."""
+"""Case, or the first part of its name -> heading, and what is measured."""
 
-METHOD = """# Benchmarks
+INTRODUCTION = """# Benchmarks
 
-Made from `bench/results/*.json` by `python -m bench.report`; every number on this page is in one of those files.
-`pytest bench/ --benchmark-only` measures this machine: see [how to measure](#how-to-measure).
-
-How to read it:
-
-- **Same work.** Every implementation computes the same LIF neuron (tau 2, threshold 1, hard reset to 0, arctangent
-  surrogate). Before anything is timed its spikes, its gradients and, where it trains, its weights after one step are
-  held against the float64 reference, with the tolerances of `kernels/contract.py`. What fails is *refused*, not timed.
-- **Same load.** Ours and the peers run in turn, round by round, in one session. *x ours* is the median over rounds of
-  their time divided by ours in the same round, with its quartiles: above 1 they are slower. Each waits a moment before
-  its turn, since a library's threads spin for a while after their own.
-- **Time** is the median over rounds, with quartiles; a call ends when the device is done. *First call* includes
-  compilation and is in no other column. Numba's machine code comes from its cache where an earlier process left it;
-  only the first call of *seconds to 92 %* begins with empty caches.
-- **Memory** is what a call adds at its peak to what was allocated before it. CPU implementations on torch run at their
-  fastest thread count.
-- **Share of peak** is the least traffic or arithmetic that the work needs, over what a copy or an fp32 matrix product
-  (on a CPU the faster of torch's and NumPy's) reaches on the same machine.
-- *Computed* is not measured: the row says from what.
+What a training step costs with fastsnn and with what one would use instead, on the same machine, doing the same
+mathematics. `python -m bench.report` makes this page from `bench/results/*.json`; each file is of one machine, one
+commit and one set of versions.
 """
-HOW = """## How to measure
+METHOD = """## How it is measured
+
+- **Equal mathematics first.** Before anything is timed, outputs, gradients and, where it trains, the weights after a
+  step of Adam are held against fastsnn's equations in float64, with the tolerances of `kernels/contract.py`, on
+  inputs for which no membrane comes near its threshold. What differs is *refused*, not timed. Surrogate: arctangent,
+  alpha 2.
+- **In turn.** fastsnn and the peers run round by round, in another order each time. *x fastsnn* is the median over
+  rounds of their time divided by fastsnn's in the same round: above 1 they are slower. Quartiles in brackets.
+- **Time** is wall time, the median over rounds; a call ends when the device is done. *First call* includes
+  compilation and is in no other column. *Memory* is what a call adds at its peak. Peers on torch run at their fastest
+  thread count.
+- *Computed* is not measured: the row says from what.
+
+Not among the peers:
+
+- Spyx 1.0: its LIF neuron fires on the potential of the step before and subtracts the threshold without the leak:
+  another recurrence, with other spikes.
+- Sinabs: its arctangent needs code of one's own and its reset is detached; Rockpool has other dynamics.
+- SpikingJelly's single-step loop in the convolutional network: its batch norm sees one time step at a time. Plain
+  JAX could compute what it is skipped for; it was not written here.
+- snnTorch's recurrent `RLeaky` resets a step later; Norse has no arctangent, so it is in forward cases only.
+- snnTorch resets softly only once in two steps where a potential passes twice the threshold; the inputs here don't.
+- SpikingJelly 2's multi-step mode takes its Triton kernels by itself on a GPU, where its rows measure them; its FlexSN,
+  which makes such kernels of one's own neuron, has no row yet. Nothing on this page has run on a GPU so far.
+"""
+HOW = """## Add your card or machine
 
 ```bash
 pip install -e ".[test,peers]"
-python3 -m venv sj2 && sj2/bin/pip install torch spikingjelly==2.0.0
-pytest bench/ --benchmark-only --peer-env sj2
-python -m bench.report
+pytest bench/ --benchmark-only --full
 ```
 
-`--quick` measures fewer cases and `--cases` and `--peers` choose; a name that there is not lists those that there are.
-`bench/gpu_machine.sh` does it all on a GPU machine without network; its `results.json` belongs into `bench/results/`
-under the card's name. MNIST is read from `$FASTSNN_DATA`; without it scikit-learn's digits stand in, and the row says
-so.
+This writes one file, `bench/results/MACHINE.json`, after every case; called again on the same commit and versions it
+starts over, so a stopped run loses nothing that it had written. Then `python -m bench.report` makes this page, its
+charts and the READMEs' tables. Without `--full` the cases of the first table run, within ten minutes on two cores,
+and nothing is kept unless `--results FILE` says where. `--cases` and `--peers` choose; a name that there is not lists
+those that there are. `--peer-env` names an environment with SpikingJelly 2, which can't share one with the release
+that has CuPy kernels: `python3 -m venv sj2 && sj2/bin/pip install torch spikingjelly==2.0.0`. MNIST is read from
+`$FASTSNN_DATA`; without it scikit-learn's digits stand in, and the row says so. `bench/gpu_machine.sh` does it all on
+a GPU machine without network.
 """
 
 
 def section_of(case: str) -> str:
     """The section of a case: its own, or that of the series it belongs to."""
-    if case in SECTIONS:
-        return case
-    parts = case.removesuffix("-forward").rsplit("-", 1)
-    return parts[0]
+    return max((section for section in SECTIONS if case.startswith(section)), key=len)
 
 
 def time_text(seconds: float) -> str:
@@ -92,7 +123,7 @@ def three(value: float) -> str:
 
 
 def ratio_text(row: Row, own: Row | None) -> str:
-    """Median ratio to ours and its quartiles."""
+    """Median ratio to fastsnn and its quartiles."""
     if own is None or row is own:
         return ""
     found = ratios(row, own)
@@ -103,13 +134,22 @@ def ratio_text(row: Row, own: Row | None) -> str:
 
 def text(files: list[Results]) -> str:
     """The whole page."""
-    return "\n".join([METHOD, *(_machine(found) for found in files), HOW])
+    from bench.readme import ENGLISH, table
+
+    parts = [INTRODUCTION]
+    for found in files:
+        device, charts_of = found.machine["device"], chart_path(found, "ratios")
+        parts += [f"## {device}\n", table([found], ENGLISH), "", *_behind(found), *_conditions(found)]
+        parts += [f"![How many times slower than fastsnn, {device}]({charts_of})\n"]
+    parts.append(METHOD)
+    for found in files:
+        parts.append(_cases(found))
+    return "\n".join([*parts, HOW])
 
 
 def charts(found: Results) -> list[str]:
     """Names of the charts that there are results for."""
-    sections = {section_of(case) for case in found.cases()}
-    return ["ratios", *(chart for section, chart in _CHARTED.items() if section in sections)]
+    return ["ratios", *(["time-steps"] if any(section_of(case) == "rate_step-T" for case in found.cases()) else [])]
 
 
 def chart_path(found: Results, chart: str) -> str:
@@ -117,32 +157,32 @@ def chart_path(found: Results, chart: str) -> str:
     return f"images/bench-{machine.slug(found.machine['device'])}-{chart}.png"
 
 
-def _machine(found: Results) -> str:
+def _conditions(found: Results) -> list[str]:
     about = found.machine
     facts = [f"{about['cores']} cores of {about['cpu']}", about["system"]]
     if about["kind"] == "cuda":
         facts = [f"driver {' '.join(about['driver'])}", f"CUDA {about['cuda']}", *facts]
-    facts.append(f"a copy moves {about['peak_bandwidth'] / 1e9:.1f} GB/s")
-    facts.append(f"an fp32 matrix product reaches {about['peak_flops'] / 1e9:.0f} GFLOP/s")
-    lines = [f"## {about['device']}", "", "; ".join(facts) + ".", ""]
-    lines += [f"- {note}" for note in found.notes] + [""] * bool(found.notes)
-    lines += [f"![How many times slower than fastsnn]({chart_path(found, 'ratios')})", "", *_behind(found)]
+    versions = ", ".join(f"{name} {version}" for name, version in found.environment.items())
+    return ["Measured on:", "", *(f"- {note}" for note in ["; ".join(facts), *found.notes, versions]), ""]
+
+
+def _cases(found: Results) -> str:
+    lines = [f"## Every case: {found.machine['device']}", ""]
     sections = list(SECTIONS)
     in_order = sorted(found.cases(), key=lambda case: sections.index(section_of(case)))
     for section, group in groupby(in_order, section_of):
         cases = list(group)
         heading, what = SECTIONS[section]
         lines += [f"### {heading}", "", what, ""]
-        if chart := _CHARTED.get(section):
-            lines += [f"![{heading}]({chart_path(found, chart)})", ""]
+        if section == "rate_step-T":
+            lines += [f"![{heading}]({chart_path(found, 'time-steps')})", ""]
         for case in cases:
             lines += _table(found, case, titled=len(cases) > 1)
-    lines += ["### Versions", "", *_versions(found)]
     return "\n".join(lines)
 
 
 def _behind(found: Results) -> list[str]:
-    """Where ours is not the fastest, or not by more than its measurements scatter."""
+    """Where fastsnn is not the fastest, or not by more than its measurements scatter."""
     behind, close = [], []
     for case in found.cases():
         own = found.ours(case)
@@ -152,15 +192,14 @@ def _behind(found: Results) -> list[str]:
             compared = ratios(row, own)
             middle, (low, high) = statistics.median(compared), quartiles(compared)
             if middle < 1:
-                behind.append(f"- {case}: {row.label} needs {middle:.2f} times our time")
+                behind.append(f"- {case}: {row.label} needs {middle:.2f} times fastsnn's time")
             elif low < 1:
-                close.append(f"- {case}: {row.label} needs {middle:.2f} ({low:.2f} to {high:.2f}) times our time")
-    lines = ["Where ours is behind:", "", *behind, ""] if behind else []
+                close.append(f"- {case}: {row.label} needs {middle:.2f} ({low:.2f} to {high:.2f}) times fastsnn's time")
+    lines = ["Where fastsnn is behind:", "", *behind, ""] if behind else []
     if close:
         lines += ["Where the quartiles reach below 1, so that neither is clearly ahead:", "", *close, ""]
     if not behind:
-        where = "case but these" if close else "case"
-        lines = [f"Ours is ahead of every peer in every {where}.", "", *lines]
+        lines = [f"fastsnn is ahead of every peer in every {'case but these' if close else 'case'}.", "", *lines]
     return lines
 
 
@@ -168,26 +207,28 @@ def _table(found: Results, case: str, titled: bool) -> list[str]:
     own = found.ours(case)
     rows = found.of(case)
     lines = [f"**{case}**", ""] if titled else []
-    lines.append("| | time | x ours | first call | memory | of peak | threads | rounds | |")
-    lines.append("| --- |" + " ---: |" * 7 + " --- |")
+    lines.append("| | time | x fastsnn | first call | memory | threads | rounds | |")
+    lines.append("| --- |" + " ---: |" * 6 + " --- |")
     for row in [row for row in rows if row.seconds]:
         low, high = row.quartiles
         spread = f" ({time_text(low)} to {time_text(high)})" if len(row.seconds) > 1 else ""
-        share = row.share_of_bandwidth or row.share_of_flops
         cells = [
             row.label,
             f"{time_text(row.median)}{spread}",
             ratio_text(row, own),
             time_text(row.first_seconds) if row.first_seconds else "",
             f"{row.peak_memory / 1e6:.1f} MB" if row.peak_memory is not None else "",
-            f"{share:.0%}" if share else "",
             str(row.threads or ""),
             str(len(row.seconds)) if row.status == "measured" else "",
             _remark(row),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    missing = [f"{row.label} {row.status}: {row.reason}" for row in rows if not row.seconds]
-    return [*lines, "", *([f"Not timed: {'; '.join(missing)}.", ""] if missing else [])]
+    missing: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.seconds:
+            missing.setdefault(f"{row.status}: {row.reason}", []).append(row.label)
+    reasons = [f"{', '.join(labels)} {reason}" for reason, labels in missing.items()]
+    return [*lines, "", *([f"Not timed: {'; '.join(reasons)}.", ""] if reasons else [])]
 
 
 def _remark(row: Row) -> str:
@@ -197,15 +238,3 @@ def _remark(row: Row) -> str:
     if "epoch" in row.extra:
         parts.append(f"test accuracy {row.extra['test_accuracy']:.2%} after epoch {row.extra['epoch']}")
     return ", ".join(parts)
-
-
-def _versions(found: Results) -> list[str]:
-    """A line per environment: the cases that ran in it, or the peer whose own it is."""
-    lines = []
-    for key, versions in found.environments.items():
-        rows = [row for row in found.rows if row.environment == key]
-        names = [row.case["name"] for row in rows if row.ours] or [row.label for row in rows]
-        which = ", ".join(dict.fromkeys(names))
-        packages = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "commit")
-        lines.append(f"- {which}: commit {versions['commit']}, {packages}")
-    return [*lines, ""]

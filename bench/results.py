@@ -1,4 +1,4 @@
-"""The results file: one JSON document per machine, with a schema version, rows by case and implementation."""
+"""The results file: one JSON document per machine, of one commit and one set of versions."""
 
 import hashlib
 import json
@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.cases import Case
-
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = Path(__file__).parent / "results"
 
 
@@ -27,22 +25,20 @@ class Row:
     data: str
     """mnist, digits or random."""
     status: str
-    """measured, computed (from another row, see reason), refused (by the gate), failed, or skipped."""
+    """measured, computed (from another row, see reason), refused (it computes something else), failed, or skipped."""
     reason: str = ""
-    ours: bool = False
-    dtype: str = "float32"
     threads: int | None = None
     seconds: list[float] = field(default_factory=list)
-    """Every round, in the order of ours."""
+    """Every round, in the order of fastsnn's."""
     first_seconds: float | None = None
     """The first call: compilation and warm-up included."""
     peak_memory: int | None = None
     """Bytes that a call adds."""
-    share_of_bandwidth: float | None = None
-    share_of_flops: float | None = None
-    environment: str = ""
-    """Key into the file's environments."""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> bool:
+        return self.implementation.startswith("fastsnn")
 
     @property
     def median(self) -> float:
@@ -54,21 +50,21 @@ class Row:
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:
-    """First and third quartile; the values' range where there are fewer than four."""
+    """First and third quartile; the values' range if there are fewer than four."""
     if len(values) < 4:
         return min(values), max(values)
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
     return first, third
 
 
-def ratios(row: Row, ours: Row) -> list[float]:
-    """How many times slower than ours the row is, round by round: both ran in turn under the same load.
+def ratios(row: Row, own: Row) -> list[float]:
+    """How many times slower than fastsnn the row is, round by round: both ran in turn under the same load.
 
     A computed row has no rounds of its own: one ratio, of the medians.
     """
     if row.status == "computed":
-        return [row.median / ours.median]
-    return [theirs / own for theirs, own in zip(row.seconds, ours.seconds, strict=True)]
+        return [row.median / own.median]
+    return [theirs / ours for theirs, ours in zip(row.seconds, own.seconds, strict=True)]
 
 
 @dataclass
@@ -76,7 +72,8 @@ class Results:
     """A results file."""
 
     machine: dict[str, Any]
-    environments: dict[str, dict[str, str]] = field(default_factory=dict)
+    environment: dict[str, str]
+    """Commit and versions of all rows."""
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -87,31 +84,34 @@ class Results:
         return next((row for row in self.of(case) if row.implementation == implementation), None)
 
     def ours(self, case: str) -> Row | None:
-        """The row of our fastest implementation here."""
+        """The row of fastsnn's fastest implementation here."""
         return next((row for row in self.of(case) if row.ours and row.seconds), None)
+
+    def fastest_peer(self, case: str) -> Row | None:
+        """By its median ratio."""
+        own = self.ours(case)
+        peers = [row for row in self.of(case) if row.seconds and not row.ours]
+        return min(peers, key=lambda row: statistics.median(ratios(row, own)), default=None) if own else None
 
     def cases(self) -> list[str]:
         """Names of the cases, in order."""
         return list(dict.fromkeys(row.case["name"] for row in self.rows))
 
-    def environment(self, versions: dict[str, str]) -> str:
-        """Key of ``versions`` in the file, added where it is new; the same in every file."""
-        digest = hashlib.sha256(json.dumps(versions, sort_keys=True).encode()).hexdigest()
-        key = f"{versions['commit']}-{digest[:8]}"
-        self.environments[key] = versions
-        return key
+    def start_from(self, path: Path) -> None:
+        """Take over what the same commit and versions have written on this machine: a run that was stopped."""
+        if path.exists():
+            before = load(path)
+            if (before.machine["device"], before.environment) == (self.machine["device"], self.environment):
+                self.rows = before.rows
+
+    def replace(self, rows: list[Row]) -> None:
+        """Put the rows of a case in the place of those that it has."""
+        names = {row.case["name"] for row in rows}
+        self.rows = [row for row in self.rows if row.case["name"] not in names] + rows
 
     def write(self, path: Path) -> None:
-        """Write the file; rows of cases that did not run this time stay as they were, in their order."""
-        rows, environments = list(self.rows), dict(self.environments)
-        if path.exists() and (before := load(path)).machine["device"] == self.machine["device"]:
-            measured = set(self.cases())
-            rows = _merged(before.rows, [row for row in self.rows if row.case["name"] in measured])
-            environments = before.environments | environments
-        used = {row.environment for row in rows}
-        environments = {key: value for key, value in environments.items() if key in used}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(Results(self.machine, environments, rows, self.notes).to_json(), encoding="utf-8")
+        path.write_text(self.to_json(), encoding="utf-8")
 
     def to_json(self) -> str:
         """The file's text."""
@@ -124,7 +124,7 @@ class Results:
 
 
 def load(path: Path) -> Results:
-    """Read a results file; SchemaError that names the file where its schema is another one or it is none."""
+    """Read a results file; SchemaError that names the file if its schema is another one or it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = content["schema"]
@@ -134,36 +134,8 @@ def load(path: Path) -> Results:
         raise SchemaError(
             f"{path} has schema {schema!r}; this version reads {SCHEMA}: measure again or use its version"
         )
-    return Results(
-        content["machine"], content["environments"], [Row(**row) for row in content["rows"]], content["notes"]
-    )
-
-
-def shares(case: Case, seconds: float, machine: dict[str, Any]) -> dict[str, float]:
-    """Fractions of the machine's peaks that a case needs at least, from the bytes or operations that it can't avoid."""
-    elements = case.T * case.B * case.sizes[-1]
-    if case.subject == "scan":
-        # Forward reads currents and writes spikes; backward reads both gradients' source and writes the currents'.
-        moved = 4 * elements * (5 if case.backward else 2)
-        return {"share_of_bandwidth": moved / seconds / machine["peak_bandwidth"]}
-    if case.subject == "encoding":
-        return {"share_of_bandwidth": 4 * elements / seconds / machine["peak_bandwidth"]}
-    if case.subject == "rate_step":
-        return {}  # most of its inputs are 0 and skipped
-    products = [case.T * case.B * K * N for K, N in zip(case.sizes[:-1], case.sizes[1:], strict=True)]
-    # Backward: the weights' gradients, and that of every layer's input but the first.
-    operations = 2 * (sum(products) + (sum(products) + sum(products[1:]) if case.backward else 0))
-    return {"share_of_flops": operations / seconds / machine["peak_flops"]}
-
-
-def _merged(before: list[Row], new: list[Row]) -> list[Row]:
-    """``new`` in place of the cases that it has; the other cases keep their place."""
-    groups: dict[str, list[Row]] = {}
-    for row in before:
-        groups.setdefault(row.case["name"], []).append(row)
-    for name in dict.fromkeys(row.case["name"] for row in new):
-        groups[name] = [row for row in new if row.case["name"] == name]
-    return [row for group in groups.values() for row in group]
+    rows = [Row(**row) for row in content["rows"]]
+    return Results(content["machine"], content["environment"], rows, content["notes"])
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench import machine, ours
+from bench import fastsnn_tasks, machine
 from bench.results import FOLDER
 from fastsnn.kernels.numba import spike_products
 from fastsnn.kernels.packed import PackedSpikes
@@ -87,7 +87,7 @@ def measure(layer: Layer, density: float, threads: int) -> Line:
     for way, operand in ways:
         works[f"currents {way}"] = partial(spike_products.currents, operand, weight, bias, out, way)
         works[f"gradient {way}"] = partial(spike_products.weight_gradient, operand, grad, weight_grad, way=way)
-    with ours.threads(threads):
+    with fastsnn_tasks.threads(threads):
         times = _alternate(works, time.thread_time if threads == 1 else time.perf_counter)
     forward, backward = (
         {way: times[f"{what} {way}"] for way in spike_products.WAYS} for what in ("currents", "gradient")

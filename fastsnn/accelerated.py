@@ -70,8 +70,8 @@ def neuron_of(node: Any) -> tuple[Neuron, dict[str, Tensor]]:
         raise ValueError("its surrogate does not spike (spiking=False)")
     if node.store_v_seq:
         raise ValueError("it stores v_seq, which the fused kernels do not")
-    if node.backend != "torch":
-        raise ValueError(f"its own backend is {node.backend!r}; allowed: 'torch'")
+    if backend_of(node) != "torch":
+        raise ValueError(f"its own backend is {backend_of(node)!r}; allowed: 'torch'")
     options = {name: getattr(node, name) for name in ("v_threshold", "v_reset", "detach_reset")}
     if base is not neuron.IFNode:
         options["decay_input"] = node.decay_input
@@ -85,6 +85,11 @@ def neuron_of(node: Any) -> tuple[Neuron, dict[str, Tensor]]:
     options |= {name: stand_ins[name] for name in tensors if name in stand_ins}
     options |= {"surrogate": _SURROGATES[row], "alpha": float(function.alpha)}
     return _made(NODES[base], tuple(options.items())), tensors
+
+
+def backend_of(node: Any) -> str:
+    """SpikingJelly's own backend of a neuron; its neurons of version 2 have none but torch."""
+    return str(getattr(node, "backend", "torch"))
 
 
 @lru_cache(maxsize=1024)
@@ -118,7 +123,7 @@ class Node(Accelerated):
             if len(shape) < 2 or not x.is_floating_point():
                 raise ValueError(f"its input is {x.dtype} {list(shape)}; allowed: floating point [T, ...]")
         except (TypeError, ValueError) as reason:
-            if self.backend == "torch":
+            if backend_of(self) == "torch":
                 say_once(f"{type(self).__name__} runs in SpikingJelly's own loop: {reason}")
             return super().multi_step_forward(computed(x))  # type: ignore[misc,no-any-return]
         like = computed(x) if deferred is None else deferred.layer.weight

@@ -1,9 +1,11 @@
-"""bench/: the gate, the names, peers that break, and a run of everything in its smallest form."""
+"""bench/: the check of equal mathematics, the names, peers that break, and a run of everything in its smallest form."""
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import cases, gate, machine, page, peers, race, report, results, works
+from bench import cases, correctness, fastsnn_tasks, machine, measure, page, peers, report, results, tasks
 from bench.cases import Case
-from bench.ours import Ours
+from bench.fastsnn_tasks import Fastsnn
+from bench.peers import snntorch
 from bench.peers.remote import Remote
 from bench.results import Results
 from fastsnn import LIF
-from fastsnn.kernels import reference
 
 CPU = torch.device("cpu")
 TINY = cases.grid("tiny", gpu=False, cores=2)
-GATED = ("rate_step", "scan", "linear-24", "mlp", "encoding")
+CHECKED = [name for name, case in TINY.items() if case.task != "end_to_end" and case.neuron != "cuba"]
+TRAINING = ("rate_step", "linear-24", "mlp", "shd", "csnn", "recurrent-shd")
 
 
 def images() -> tuple[Tensor, Tensor]:
@@ -30,24 +33,31 @@ def images() -> tuple[Tensor, Tensor]:
     return (intensity * 255).to(torch.uint8), torch.arange(8)
 
 
-def verdict(peer: works.Peer, name: str) -> str | None:
-    """What the gate says of a peer's work."""
+def verdict(peer: tasks.Peer, name: str) -> str | None:
+    """What the check says of a peer's outputs."""
     case = TINY[name]
-    judge = gate.build(case, *images())
-    work = peers.work(peer, case, cases.inputs(case, *images()), CPU)
-    return judge.failure(work.outputs(judge.inputs))
+    check = correctness.build(case, *images())
+    task = tasks.build(peer, case, cases.inputs(case, *images()), CPU)
+    return check.failure(task.outputs(check.inputs))
 
 
-class Right(works.Peer):
-    """The reference as a peer, with its neuron open to mutation."""
+class Right(tasks.Peer):
+    """fastsnn's torch backend as a peer, with its neurons open to mutation."""
 
     name = "right"
 
     def __init__(self, **changed: Any) -> None:
-        self.neuron = LIF(**cases.NEURON | changed)
+        self.changed = changed
 
-    def lif(self, current: Tensor) -> Tensor:
-        return reference.scan(current, self.neuron)[0]
+    def label(self) -> str:
+        return type(self).__name__
+
+    def network(self, case: Case) -> nn.Module:
+        network = Fastsnn("fastsnn-torch", CPU).network(case)
+        for module in network.modules():
+            if hasattr(module, "neuron") and module.neuron.spikes:
+                module.neuron = replace(module.neuron, **self.changed)  # type: ignore[type-var]
+        return network
 
 
 class Dim(Right):
@@ -60,64 +70,79 @@ class Dim(Right):
 class Noisy(Right):
     """Gradients that are wrong by one part in ten thousand."""
 
-    def network(self, weights: list[Tensor]) -> nn.Module:
-        network = super().network(weights)
+    def network(self, case: Case) -> nn.Module:
+        network = super().network(case)
         for parameter in network.parameters():
             parameter.register_hook(lambda grad: grad * 1.0001)
         return network
 
 
-@pytest.mark.parametrize("name", GATED)
-def test_gate_passes_the_reference(name: str) -> None:
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_check_passes_equal_mathematics(name: str) -> None:
     assert verdict(Right(), name) is None
+    assert verdict(Fastsnn("fastsnn-numba", CPU), name) is None
 
 
-@pytest.mark.parametrize("name", GATED)
-@pytest.mark.parametrize("backend", ["fastsnn-torch", "fastsnn-numba"])
-def test_gate_passes_ours(name: str, backend: str) -> None:
-    assert verdict(Ours(backend, CPU), name) is None
+@pytest.mark.parametrize("peer", ["spikingjelly-loop", "spikingjelly-multi", "snntorch"])
+@pytest.mark.parametrize("name", TRAINING)
+def test_peers_compute_the_same(peer: str, name: str) -> None:
+    made, case = peers.create(peer, None), TINY[name]
+    if case.task not in made.tasks:
+        assert (peer, name) in {
+            ("spikingjelly-loop", "recurrent-shd"), ("spikingjelly-loop", "csnn"), ("snntorch", "recurrent-shd"),
+        }  # fmt: skip
+        return
+    assert set(case.neurons) <= set(made.kinds)
+    assert verdict(made, name) is None
 
 
-@pytest.mark.parametrize("name", ["rate_step", "scan", "linear-24", "mlp"])
+@pytest.mark.parametrize("name", ["scan", *TRAINING])
 @pytest.mark.parametrize(
     ("changed", "what"),
-    [({"alpha": 2.04}, "gradient"), ({"detach_reset": True}, "gradient"), ({"v_threshold": 1.1}, "spikes")],
+    [({"alpha": 2.04}, "gradient"), ({"detach_reset": True}, "gradient"), ({"v_threshold": 1.1}, "C[14] ")],
 )
-def test_gate_refuses_another_neuron(name: str, changed: dict[str, Any], what: str) -> None:
-    assert what in str(verdict(Right(**changed), name))
+def test_the_check_refuses_another_neuron(name: str, changed: dict[str, Any], what: str) -> None:
+    assert re.search(what, str(verdict(Right(**changed), name)))
 
 
-@pytest.mark.parametrize("name", ["rate_step", "linear-24", "mlp"])
-def test_gate_refuses_wrong_gradients(name: str) -> None:
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_check_refuses_wrong_gradients(name: str) -> None:
     assert "gradient of weight0" in str(verdict(Noisy(), name))
 
 
-def test_gate_refuses_another_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(works, "LEARNING_RATE", 1.001e-3)
-    assert "step of weight0" in str(verdict(Right(), "rate_step"))
+def test_the_check_refuses_another_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snntorch, "KEPT", 0.9001)
+    assert "gradient of leak0" in str(verdict(snntorch.SnnTorch(), "shd"))
 
 
-def test_gate_refuses_a_fused_step_with_another_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.ours.NEURON", cases.NEURON | {"v_threshold": 1.1})
-    assert "losses of the samples" in str(verdict(Ours("fastsnn-numba", CPU), "rate_step"))
+def test_the_check_refuses_another_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = correctness.build(TINY["rate_step"], *images())
+    monkeypatch.setattr(tasks, "LEARNING_RATE", 1.001e-3)
+    task = tasks.build(Right(), TINY["rate_step"], cases.inputs(TINY["rate_step"], *images()), CPU)
+    assert "step of weight0" in str(check.failure(task.outputs(check.inputs)))
 
 
-def test_gate_refuses_another_encoder() -> None:
+def test_the_check_refuses_a_one_layer_trainer_with_another_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastsnn_tasks.FusedTraining, "neuron", LIF(v_threshold=1.1, surrogate="atan", alpha=2.0))
+    assert "losses of the samples" in str(verdict(Fastsnn("fastsnn-numba", CPU), "rate_step"))
+
+
+def test_the_check_refuses_another_encoder() -> None:
     # 256 images, so that 5 % is far from chance.
     case = Case("encoding", "encoding", 32, 256, (64,), backward=False)
-    judge = gate.build(case, *images())
-    work = peers.work(Dim(), case, judge.inputs, CPU)
-    assert "spikes in all" in str(judge.failure(work.outputs(judge.inputs)))
+    check = correctness.build(case, *images())
+    task = tasks.build(Dim(), case, check.inputs, CPU)
+    assert "spikes in all" in str(check.failure(task.outputs(check.inputs)))
 
 
 def test_a_worker_in_another_process_computes_the_same() -> None:
     case = TINY["linear-24"]
-    judge = gate.build(case, *images())
+    check = correctness.build(case, *images())
     remote = Remote("spikingjelly2", Path(sys.prefix))
     try:
-        work = remote.work(case, cases.inputs(case, *images()), CPU)
-        assert judge.failure(work.outputs(judge.inputs)) is None
-        assert work.timed() > 0
+        task = remote.task(case, cases.inputs(case, *images()), CPU)
+        assert check.failure(task.outputs(check.inputs)) is None
+        assert task.timed() > 0
         with pytest.raises(RuntimeError, match="KeyError"):
             remote.call("timed", id=99, threads=1)
     finally:
@@ -130,7 +155,7 @@ def test_a_missing_environment_is_named() -> None:
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown case 'nope'; valid: rate_step, scan, "):
+    with pytest.raises(ValueError, match=r"unknown case 'nope'; valid: rate_step, mlp, "):
         cases.select("scan,nope", TINY, "case")
     assert cases.select("scan, mlp", TINY, "case") == ["scan", "mlp"]
 
@@ -138,12 +163,12 @@ def test_unknown_names_list_the_valid_ones() -> None:
 @pytest.mark.parametrize("gpu", [False, True])
 def test_grids_hold_every_subject(gpu: bool) -> None:
     full = cases.grid("full", gpu, cores=4)
-    assert {case.group for case in TINY.values()} == {case.group for case in full.values()}
-    quick = cases.grid("quick", gpu, cores=4)
-    assert all(full[name] == case for name, case in quick.items())
-    assert ("scaling-threads-4" in full) is not gpu
-    modules = {path.stem.removeprefix("bench_") for path in (report.ROOT / "bench").glob("bench_*.py")}
-    assert modules == {case.group for case in full.values()}
+    assert {case.task for case in TINY.values()} == {case.task for case in full.values()}
+    main = cases.grid("main", gpu, cores=4)
+    assert list(full)[: len(main)] == list(main)
+    assert all(full[name] == case for name, case in main.items())
+    assert ("mlp-threads-2" in full) is not gpu
+    assert all(page.section_of(name) for name in full)
 
 
 def test_cases_survive_json() -> None:
@@ -152,7 +177,7 @@ def test_cases_survive_json() -> None:
 
 
 class Rounds:
-    """pytest-benchmark's fixture as far as the race uses it."""
+    """pytest-benchmark's fixture as far as it is used."""
 
     stats = None
 
@@ -170,14 +195,18 @@ class Breaks(Right):
 
     calls = 0
 
-    def lif(self, current: Tensor) -> Tensor:
+    def network(self, case: Case) -> nn.Module:
+        network = super().network(case)
+        network.register_forward_pre_hook(self.count)
+        return network
+
+    def count(self, *_: object) -> None:
         self.calls += 1
-        if self.calls > 3:  # warmed up, judged and weighed
+        if self.calls > 3:  # warmed up, checked and weighed
             raise MemoryError("no more\nof it")
-        return super().lif(current)
 
 
-def create(name: str, peer_env: Path | None) -> works.Peer:
+def create(name: str, peer_env: Path | None) -> tasks.Peer:
     peer = {"right": Right, "breaks": Breaks, "wrong": lambda: Right(alpha=3.0)}.get(name)
     if peer is None:
         raise ImportError(f"{name} does not import")
@@ -188,10 +217,10 @@ def test_a_peer_that_is_wrong_or_breaks_is_reported_and_not_timed(monkeypatch: p
     names = ["right", "wrong", "breaks", "broken"]
     monkeypatch.setattr(peers, "MODULES", {name: (name, None) for name in names} | {"absent": ("absent", "nowhere")})
     monkeypatch.setattr(peers, "create", create)
-    monkeypatch.setattr(Right, "label", lambda self: type(self).__name__)
-    empty = Results({"peak_bandwidth": 1e10, "peak_flops": 1e11}, {"abc-1": {"commit": "abc"}})
-    session = race.Session(CPU, "tiny", [*names, "absent"], None, *images(), "digits", empty, "abc-1")
-    race.run(TINY["scan"], session, Rounds())  # type: ignore[arg-type]
+    empty = Results({}, {"commit": "abc"})
+    said: list[str] = []
+    session = measure.Session(CPU, "tiny", [*names, "absent"], None, *images(), "digits", empty, said.append)
+    measure.run(TINY["scan"], session, Rounds())  # type: ignore[arg-type]
     rows = {r.implementation: r for r in session.results.rows}
     assert {name: rows[name].status for name in rows} == {
         "fastsnn-numba": "measured", "fastsnn-torch": "measured", "right": "measured", "wrong": "refused",
@@ -202,6 +231,7 @@ def test_a_peer_that_is_wrong_or_breaks_is_reported_and_not_timed(monkeypatch: p
     assert rows["breaks"].reason == "MemoryError: no more"
     assert rows["broken"].reason == "ImportError: broken does not import"
     assert rows["absent"].reason == "nowhere is not installed"
+    assert any("refused: C4" in line for line in said)
 
 
 def bench(*options: str) -> "subprocess.CompletedProcess[str]":
@@ -211,27 +241,34 @@ def bench(*options: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_an_unknown_case_ends_the_run() -> None:
-    done = bench("--grid", "tiny", "--cases", "nope")
+    done = bench("--tiny", "--cases", "nope")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "unknown case 'nope'; valid: rate_step, scan" in done.stderr
+    assert "unknown case 'nope'; valid: rate_step, mlp" in done.stderr
+
+
+def test_a_part_of_the_grid_needs_a_file_of_its_own() -> None:
+    done = bench("--full", "--cases", "scan")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "name a file for it, --results FILE" in done.stderr
 
 
 def test_everything_runs_in_its_smallest_form(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    done = bench("--grid", "tiny", "--peers", "spikingjelly-multi", "--results", str(path))
+    done = bench("--tiny", "--peers", "spikingjelly-multi", "--results", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"[{len(TINY)} of {len(TINY)}, " in done.stdout
     measured = results.load(path)
     assert measured.cases() == list(TINY)
     for name in TINY:
         own = measured.ours(name)
         assert own is not None
         assert own.implementation == "fastsnn-numba"
-        assert all(r.status in ("measured", "computed") for r in measured.of(name)), name
-    for r in (r for r in measured.rows if r.status == "measured" and r.case["subject"] != "end_to_end"):
+        assert ("one-layer trainer" in own.label) is (name.startswith("rate_step") or name == "end_to_end")
+        without = {"spikingjelly-multi"} if name == "scan-cuba" else set()
+        assert all(r.status in ("measured", "computed") for r in measured.of(name) if r.implementation not in without)
+    for r in (r for r in measured.rows if r.status == "measured" and r.case["task"] != "end_to_end"):
         assert r.first_seconds is not None
         assert (r.peak_memory is None) is (machine.platform.system() != "Linux")
-        assert (r.share_of_bandwidth or r.share_of_flops or 0) > 0 or r.case["subject"] == "rate_step"
-    assert {"commit", "python", "torch", "numba"} <= set(measured.environments[measured.rows[0].environment])
-    assert min(measured.machine["peak_bandwidth"], measured.machine["peak_flops"]) > 0
+    assert {"commit", "python", "torch", "numba"} <= set(measured.environment)
     assert measured.machine["device"] == machine.device_name(CPU)
     assert page.SECTIONS["rate_step"][0] in page.text([measured])

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import cases, page, readme, regression, report, results, summary
-from bench.cases import Case
+from bench import cases, measure, page, readme, regression, report, results
 from bench.results import Results, Row
 
 TINY = cases.grid("tiny", gpu=False, cores=2)
@@ -16,13 +15,11 @@ TINY = cases.grid("tiny", gpu=False, cores=2)
 
 def found(*rows: Row, kind: str = "cpu") -> Results:
     about = {"device": "Test 9000, 2 cores", "kind": kind, "cpu": "Test 9000", "cores": 2, "system": "Linux x86_64"}
-    about |= {"peak_bandwidth": 1e10, "peak_flops": 1e11}
-    return Results(about, {"abc-1": {"commit": "abc", "torch": "2.13.0"}}, list(rows))
+    return Results(about, {"commit": "abc", "torch": "2.13.0"}, list(rows))
 
 
 def row(implementation: str, *seconds: float, name: str = "rate_step", **fields: Any) -> Row:
-    values: dict[str, Any] = {"status": "measured", "environment": "abc-1", "seconds": list(seconds)} | fields
-    values["ours"] = implementation.startswith("fastsnn")
+    values: dict[str, Any] = {"status": "measured", "seconds": list(seconds)} | fields
     case = json.loads(json.dumps(TINY["rate_step"].to_dict() | {"name": name}))
     return Row(implementation, implementation, case, "mnist", **values)
 
@@ -30,42 +27,37 @@ def row(implementation: str, *seconds: float, name: str = "rate_step", **fields:
 def test_results_of_another_schema_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     path.write_text('{"schema": 99}')
-    with pytest.raises(results.SchemaError, match=r"old\.json has schema 99; this version reads 1"):
+    with pytest.raises(results.SchemaError, match=r"old\.json has schema 99; this version reads 2"):
         results.load(path)
     path.write_text("[]")
     with pytest.raises(results.SchemaError, match=r"old\.json is not a results file"):
         results.load(path)
 
 
-def test_results_survive_the_file_and_new_cases_replace_old_ones(tmp_path: Path) -> None:
-    path = tmp_path / "machine.json"
+def test_results_survive_the_file(tmp_path: Path) -> None:
     before = found(row("fastsnn-numba", 1.0, 2.0), row("jax", 4.0, 4.0), row("fastsnn-numba", 5.0, name="scan"))
-    before.write(path)
-    assert results.load(path) == before
-    again = found(row("fastsnn-numba", 3.0))
-    again.environments = {"def-2": {"commit": "def"}}
-    again.rows[0].environment = "def-2"
-    again.write(path)
-    merged = results.load(path)
-    assert [(r.case["name"], r.implementation, r.seconds) for r in merged.rows] == [
-        ("rate_step", "fastsnn-numba", [3.0]),
-        ("scan", "fastsnn-numba", [5.0]),
-    ]
-    assert list(merged.environments) == ["abc-1", "def-2"]
+    before.write(tmp_path / "machine.json")
+    assert results.load(tmp_path / "machine.json") == before
+
+
+def test_a_file_is_of_one_commit_and_one_set_of_versions(tmp_path: Path) -> None:
+    path = tmp_path / "machine.json"
+    found(row("fastsnn-numba", 1.0), row("fastsnn-numba", 5.0, name="scan")).write(path)
+    again = found()
+    again.start_from(path)
+    again.replace([row("fastsnn-numba", 3.0)])
+    assert [(r.case["name"], r.seconds) for r in again.rows] == [("scan", [5.0]), ("rate_step", [3.0])]
+    for changed in ({"commit": "def"}, {"torch": "2.14.0"}):
+        other = found()
+        other.environment |= changed
+        other.start_from(path)
+        assert other.rows == []
 
 
 def test_ratios_are_taken_round_by_round() -> None:
     own, other = row("fastsnn-numba", 1.0, 2.0, 4.0), row("jax", 3.0, 6.0, 12.0)
     assert results.ratios(other, own) == [3.0, 3.0, 3.0]
     assert results.quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 4.0)
-
-
-def test_shares_of_the_peak() -> None:
-    about = found().machine
-    scan = Case("scan", "scan", 10, 2, (1000,))
-    assert results.shares(scan, 1e-3, about)["share_of_bandwidth"] == pytest.approx(5 * 4 * 20_000 / 1e-3 / 1e10)
-    mlp = Case("mlp", "mlp", 10, 2, (5, 4, 3))
-    assert results.shares(mlp, 1.0, about)["share_of_flops"] == pytest.approx(2 * 20 * (32 + 32 + 12) / 1e11)
 
 
 def test_the_regression_check_goes_by_ratio() -> None:
@@ -82,13 +74,13 @@ def test_the_page_tells_what_was_not_timed_and_where_ours_is_behind() -> None:
     own, fast = row("fastsnn-numba", 1.0, 1.0), row("jax", 0.5, 0.5)
     refused = row("snntorch", status="refused", reason="C4 gradient of weight0: 1, allowed 1e-05")
     text = page.text([found(own, fast, refused)])
-    assert "- rate_step: jax needs 0.50 times our time" in text
+    assert "- rate_step: jax needs 0.50 times fastsnn's time" in text
     assert "Not timed: snntorch refused: C4 gradient of weight0: 1, allowed 1e-05." in text
     loop = row("spikingjelly-loop", 40.0, 50.0, status="computed", reason="x")
     table = readme.table([found(own, loop, fast)], readme.ENGLISH)
     assert "| 1.00 s | 500 ms, 0.50 x (jax) | ≈ 45.0 s, 45.0 x |" in table
     assert "ahead of every peer" in page.text([found(own, row("jax", 2.0, 2.0))])
-    assert any("refused: C4" in line for line in summary.lines(found(own, refused), None))
+    assert any("refused: C4" in line for line in measure.summary(found(own, refused), "rate_step"))
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(90.04, "90.0 s"), (1.0, "1.00 s"), (0.5, "500 ms"), (2e-6, "2.00 us")])
@@ -110,8 +102,8 @@ def test_what_the_results_do_not_make_is_stale(tmp_path: Path, monkeypatch: pyte
     for name in readme.WORDS:
         (tmp_path / name).write_text("\n".join(("# Title", *readme.MARKERS, "more")))
     measured = [
-        replace(r, case=r.case | {"name": f"{stem}-{n}"})
-        for stem in ("linear", "scaling-T")
+        replace(r, case=r.case | {"name": f"{stem}-{n}", "T": n})
+        for stem in ("linear", "rate_step-T")
         for n in (8, 16)
         for r in (row("fastsnn-numba", 1.0, 1.2), row("jax", 4.0, 4.0))
     ]
@@ -119,7 +111,7 @@ def test_what_the_results_do_not_make_is_stale(tmp_path: Path, monkeypatch: pyte
     report.write()
     assert report.stale() == []
     drawn = sorted((tmp_path / "docs" / "images").iterdir())
-    assert [path.stem.rpartition("-")[2] for path in drawn] == ["linear", "ratios", "scaling"]
+    assert [path.stem.removeprefix("bench-test-9000-2-cores-") for path in drawn] == ["ratios", "time-steps"]
 
     drawn[0].unlink()
     (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text().replace("fastest", "slowest"))

@@ -76,12 +76,12 @@ def test_a_second_call_runs_only_what_did_not_end(machine: Machine) -> None:
     assert log.read_text().splitlines()[-1].startswith("== passed")
 
 
-def test_the_full_form_measures_file_by_file_within_ten_minutes_each(machine: Machine) -> None:
+def test_the_full_form_runs_every_tool_and_every_benchmark(machine: Machine) -> None:
     machine.run("wheels", "out")
-    subjects = {path.stem for path in SCRIPT.parent.glob("bench_*.py")}
     tools = {f"sanitizer-{tool}" for tool in ("memcheck", "racecheck", "initcheck", "synccheck")}
-    assert subjects | tools < set(machine.ended())
-    assert max(map(int, machine.limits.read_text().split())) < 600
+    assert {"bench"} | tools < set(machine.ended())
+    assert "--benchmark-only" in machine.calls.read_text()
+    assert "--full" in machine.calls.read_text()
 
 
 @pytest.mark.parametrize("arguments", [[], ["wheels"], ["nowhere", "out"], ["wheels", "out", "--fast"]])

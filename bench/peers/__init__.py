@@ -1,7 +1,7 @@
-"""The peers: what one would use instead, each set up to compute what ``bench.cases.NEURON`` computes.
+"""The peers: what one would use instead, each set up to compute what fastsnn's neurons compute.
 
-One module per library, imported only where its library is. A module defines ``PEERS``, classes whose ``work`` makes
-their way of doing a case (see ``bench.works``).
+One module per library, imported only where its library is. A module defines ``PEERS``, classes of ``bench.tasks.Peer``
+or with a ``task`` of their own.
 """
 
 import importlib
@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench import works
-from bench.cases import Case
 from bench.peers.remote import Remote
-from bench.works import Work
 
 MODULES = {
     "spikingjelly-loop": ("spikingjelly", "spikingjelly"),
@@ -25,7 +21,8 @@ MODULES = {
     "snntorch": ("snntorch", "snntorch"),
     "norse": ("norse", "norse"),
     "torch-compile": ("compiled", None),
-    "jax": ("jax_scan", "jax"),
+    "jax": ("jax_scan", "optax"),
+    "jaxpike": ("jax_scan", "jaxpike"),
 }
 """Peer -> its module here and the package that it needs, which may be absent."""
 
@@ -53,8 +50,3 @@ def create(name: str, peer_env: Path | None) -> Any:
         assert peer_env is not None
         return Remote(name, peer_env)
     return importlib.import_module(f"bench.peers.{MODULES[name][0]}").PEERS[name]()
-
-
-def work(peer: Any, case: Case, x: dict[str, Tensor], device: torch.device) -> Work:
-    """The peer's own kind of work where it has one, else the common one on torch."""
-    return peer.work(case, x, device) if hasattr(peer, "work") else works.build(peer, case, x, device)

@@ -1,5 +1,6 @@
-"""Plain JAX: the reference's step in lax.scan with a custom derivative, everything under one jit."""
+"""JAX: the reference's step in lax.scan with a custom derivative, and jaxpike's layers; everything under one jit."""
 
+import importlib.metadata
 import os
 import time
 from collections.abc import Callable
@@ -10,14 +11,16 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the GPU
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 from torch import Tensor
 
-from bench import works
-from bench.cases import LEARNING_RATE, Case
-from bench.works import Outputs
+from bench import tasks
+from bench.cases import KEPT, LEARNING_RATE, Case
+from bench.tasks import Outputs
 
 jax.config.update("jax_default_matmul_precision", "highest")
+_ADAM = optax.adam(LEARNING_RATE)
 
 
 def _step_function(x: Any) -> Any:
@@ -28,69 +31,129 @@ _fire = jax.custom_vjp(_step_function)
 _fire.defvjp(lambda x: (_fire(x), x), lambda x, grad: (grad / (1 + (jnp.pi * x) ** 2),))
 
 
-def _lif(current: Any) -> Any:
-    def step(v: Any, x: Any) -> tuple[Any, Any]:
-        h = v + (x - v) / 2.0
-        s = _fire(h - 1.0)
-        return (1 - s) * h, s
+def _lif(v: Any, x: Any) -> tuple[Any, Any]:
+    h = v + (x - v) / 2.0
+    s = _fire(h - 1.0)
+    return (1 - s) * h, s
 
+
+def _leaky(kept: Any, v: Any, x: Any) -> tuple[Any, Any]:
+    h = kept * v + (1 - kept) * x
+    s = _fire(h - 1.0)
+    return h - s, s
+
+
+def _li(kept: Any, v: Any, x: Any) -> tuple[Any, Any]:
+    v = kept * v + (1 - kept) * x
+    return v, v
+
+
+def _over_time(step: Callable[..., Any], current: Any) -> Any:
     return jax.lax.scan(step, jnp.zeros_like(current[0]), current)[1]
 
 
-def _network(weights: list[Any], x: Any) -> Any:
-    for weight in weights:
-        x = _lif(x @ weight.T)
-    return x
+class Jax:
+    """Plain JAX. Its parameters are a list of weights and one of leaks."""
+
+    name: ClassVar[str] = "jax"
+    forward_only: ClassVar[bool] = False
+    kinds: ClassVar[tuple[str, ...]] = ("lif", "leaky", "li")
+    tasks: ClassVar[tuple[str, ...]] = ("training", "scan", "layer", "recurrent", "inference", "encoding")
+
+    def label(self) -> str:
+        return f"JAX {jax.__version__} lax.scan"
+
+    def task(self, case: Case, x: dict[str, Tensor], device: torch.device) -> "JaxTask":
+        if device.type == "cuda" and jax.default_backend() != "gpu":
+            raise RuntimeError("this JAX has no CUDA: pip install jax[cuda13]")
+        return JaxTask(self, case, x, device)
+
+    def leaks(self, case: Case) -> list[Any]:
+        """What is learnt, for each leaky neuron."""
+        return [jnp.full(layer.size, KEPT) for layer in case.layers() if layer.neuron in ("leaky", "li")]
+
+    def kept(self, leak: Any) -> Any:
+        """What is left of a potential after a step."""
+        return leak
+
+    def network(self, case: Case, weights: list[Any], leaks: list[Any], x: Any) -> Any:
+        """[T, B, K] -> [T, B, N]."""
+        if case.task == "recurrent":
+            weight, back = weights
+
+            def fed_back(state: Any, current: Any) -> tuple[Any, Any]:
+                v, s = _lif(state[0], current + state[1] @ back.T)
+                return (v, s), s
+
+            current = x @ weight.T
+            return jax.lax.scan(fed_back, (jnp.zeros_like(current[0]),) * 2, current)[1]
+        learnt = iter(leaks)
+        for i, kind in enumerate(case.neurons):
+            current = x @ weights[i].T if weights else x
+            if kind == "lif":
+                x = _over_time(_lif, current)
+            else:
+                step, leak = {"leaky": _leaky, "li": _li}[kind], next(learnt)
+                x = _over_time(lambda v, x, step=step, leak=leak: step(leak, v, x), current)
+        return x
 
 
-def _loss(weights: list[Any], x: Any, target: Any) -> tuple[Any, Any]:
-    spikes = _network(weights, x)
-    return jnp.mean((spikes.mean(0) - target) ** 2), spikes
+class Jaxpike(Jax):
+    """jaxpike, whose neurons learn the logarithm of a time constant."""
+
+    name = "jaxpike"
+    tasks = ("training", "scan", "layer", "inference")
+
+    def label(self) -> str:
+        return f"jaxpike {importlib.metadata.version('jaxpike')}"
+
+    def leaks(self, case: Case) -> list[Any]:
+        return [jnp.log(-1 / jnp.log(kept)) for kept in super().leaks(case)]
+
+    def kept(self, leak: Any) -> Any:
+        return jnp.exp(-1 / jnp.exp(leak))
+
+    def network(self, case: Case, weights: list[Any], leaks: list[Any], x: Any) -> Any:
+        import equinox
+        import jaxpike
+        from jaxpike.surrogate import ATan
+
+        layers: list[Any] = []
+        learnt = iter(leaks)
+        for i, (layer, kind) in enumerate(zip(case.layers(), case.neurons, strict=True)):
+            tau = -1 / np.log(0.5 if kind == "lif" else KEPT)
+            reset = "zero" if kind == "lif" else "subtract"
+            with jax.ensure_compile_time_eval():  # it looks at the values
+                dense = jaxpike.Dense(1, 1, key=jax.random.key(0), use_bias=False)
+                cell: Any = jaxpike.LIF(tau, reset=reset, surrogate=ATan(2.0))
+                cell = jaxpike.LeakyIntegrator(tau) if kind == "li" else cell
+            if layer.modules:
+                layers.append(equinox.tree_at(lambda part: part.weight, dense, weights[i]))
+            leak = next(learnt) if kind != "lif" else cell.log_tau
+            layers.append(equinox.tree_at(lambda part: part.log_tau, cell, leak))
+        return jaxpike.unroll(jaxpike.Sequential(*layers), x)[0]
 
 
-def _adam(weights: list[Any], gradients: list[Any], moments: Any, step: Any) -> tuple[list[Any], Any]:
-    """torch.optim.Adam's formulas with its defaults."""
-    first, second = moments
-    first = [0.9 * m + 0.1 * g for m, g in zip(first, gradients, strict=True)]
-    second = [0.999 * v + 0.001 * g * g for v, g in zip(second, gradients, strict=True)]
-    size, root = LEARNING_RATE / (1 - 0.9**step), jnp.sqrt(1 - 0.999**step)
-    new = [w - size * m / (jnp.sqrt(v) / root + 1e-8) for w, m, v in zip(weights, first, second, strict=True)]
-    return new, (first, second)
+class JaxTask:
+    """A case's task as one jitted function."""
 
-
-def _encode(key: Any, pixels: Any, T: int) -> Any:
-    return (jax.random.uniform(key, (T, *pixels.shape)) < pixels).astype(jnp.float32)
-
-
-def _train(weights: list[Any], moments: Any, x: Any, target: Any, step: Any) -> tuple[Any, ...]:
-    (_, spikes), gradients = jax.value_and_grad(_loss, has_aux=True)(weights, x, target)
-    weights, moments = _adam(weights, gradients, moments, step)
-    return weights, moments, gradients, spikes
-
-
-def _with_gradient(function: Callable[[Any], Any], x: Any, grad: Any) -> tuple[Any, Any]:
-    spikes, backward = jax.vjp(function, x)
-    return spikes, backward(jnp.broadcast_to(jnp.asarray(grad, spikes.dtype), spikes.shape))[0]
-
-
-# What is timed and what the gate sees are the same compiled functions.
-_lif_forward = jax.jit(_lif)
-_lif_both = jax.jit(lambda current, grad: _with_gradient(_lif, current, grad))
-_linear_forward = jax.jit(lambda weight, x: _lif(x @ weight.T))
-_linear_both = jax.jit(lambda weight, x: _with_gradient(lambda weight: _lif(x @ weight.T), weight, 1.0))
-_encode_batch = jax.jit(_encode, static_argnums=2)
-
-
-class JaxWork:
-    """A case's work as one jitted function."""
-
-    def __init__(self, case: Case, x: dict[str, Tensor], device: torch.device) -> None:
-        self.case, self.device = case, device
+    def __init__(self, peer: Jax, case: Case, x: dict[str, Tensor], device: torch.device) -> None:
+        self.peer, self.case, self.device = peer, case, device
         self.threads = torch.get_num_threads()  # XLA's own pool, which can't be sized
-        self.call = getattr(self, f"_{'mlp' if case.subject == 'rate_step' else case.subject}")(case, _arrays(x))
+        self.x = _arrays(x)
+        self.parameters = self._parameters(self.x)
+        self.moments, self.count = _ADAM.init(self.parameters), 0
+        self.pixels: Any = self.x["images"] / np.float32(255) if "images" in self.x else None
+        # What is timed and what is checked are the same compiled functions.
+        self.forward = jax.jit(self._forward)
+        self.both = jax.jit(self._both)
+        self.train = jax.jit(self._train)
+        self.encode = jax.jit(self._encode)
+        self.encode_and_train = jax.jit(self._encode_and_train)
+        self.infer = jax.jit(self._infer)
 
     def run(self) -> None:
-        jax.block_until_ready(self.call())
+        jax.block_until_ready(self._call())
 
     def timed(self) -> float:
         started = time.perf_counter()
@@ -99,90 +162,91 @@ class JaxWork:
 
     def peak_memory(self) -> int | None:
         """Only of main memory: its allocator on a GPU keeps its own account."""
-        return works.peak_memory(self, self.device) if self.device.type == "cpu" else None
+        return tasks.memory_of(self) if self.device.type == "cpu" else None
 
     def outputs(self, x: dict[str, Tensor]) -> Outputs:
-        return {name: torch.from_numpy(np.array(value)) for name, value in self._outputs(_arrays(x)).items()}
-
-    def _scan(self, case: Case, x: dict[str, Any]) -> Callable[[], Any]:
+        given, case = _arrays(x), self.case
+        parameters = self._parameters(given)
+        if case.task == "encoding":
+            return _tensors({"encoded": self.encode(0, given["images"] / np.float32(255))})
         if not case.backward:
-            return lambda: _lif_forward(x["current"])
-        return lambda: _lif_both(x["current"], x["grad"])
+            return _tensors({"output": self.forward(parameters, given["x"])})
+        trained, found = parameters, {}
+        if case.trains:
+            trained, _, gradients, output = self.train(parameters, _ADAM.init(parameters), given["x"], given["labels"])
+            found = {f"trained{i}": weight for i, weight in enumerate(trained[0])}
+        else:
+            output, (gradients, current) = self.both(parameters, given["x"], given.get("grad", jnp.float32(1)))
+            found = {"gradient of current": current} if case.task == "scan" else {}
+        found |= {f"gradient of weight{i}": gradient for i, gradient in enumerate(gradients[0])}
+        for i, (leak, gradient) in enumerate(zip(parameters[1], gradients[1], strict=True)):
+            found[f"gradient of leak{i}"] = gradient / jax.grad(lambda leak: self.peer.kept(leak).sum())(leak)
+        return _tensors(found | {"output": output})
 
-    def _linear(self, case: Case, x: dict[str, Any]) -> Callable[[], Any]:
-        if not case.backward:
-            return lambda: _linear_forward(x["weight0"], x["x"])
-        return lambda: _linear_both(x["weight0"], x["x"])
+    def _parameters(self, x: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        return [x[name] for name in sorted(name for name in x if name.startswith("weight"))], self.peer.leaks(self.case)
 
-    def _mlp(self, case: Case, x: dict[str, Any]) -> Callable[[], Any]:
-        pixels, target = x["images"] / np.float32(255), _one_hot(x["labels"], case.sizes[-1])
-        state: dict[str, Any] = {"weights": _weights(x), "moments": _zeros(_weights(x)), "step": 0}
+    def _call(self) -> Any:
+        case, x = self.case, self.x
+        if case.task == "encoding":
+            return self.encode(self._counted(), self.pixels)
+        if case.task == "inference":
+            return self.infer(self.parameters, self._counted(), self.pixels)
+        if not case.trains:
+            grad = x.get("grad", jnp.float32(1))
+            return self.both(self.parameters, x["x"], grad) if case.backward else self.forward(self.parameters, x["x"])
+        if not case.encodes:
+            self.parameters, self.moments, _, output = self.train(self.parameters, self.moments, x["x"], x["labels"])
+            return self.parameters, output
+        for first in range(0, case.B * case.steps, case.B):
+            batch = slice(first, first + case.B)
+            self.parameters, self.moments = self.encode_and_train(
+                self.parameters, self.moments, self._counted(), self.pixels[batch], x["labels"][batch]
+            )
+        return self.parameters
 
-        def encode_and_train(weights: Any, moments: Any, pixels: Any, target: Any, step: Any) -> Any:
-            spikes = _encode(jax.random.fold_in(jax.random.key(0), step), pixels, case.T)
-            return _train(weights, moments, spikes, target, step)[:2]
+    def _counted(self) -> int:
+        self.count += 1
+        return self.count
 
-        update = jax.jit(encode_and_train)
+    def _forward(self, parameters: Any, x: Any) -> Any:
+        weights, leaks = parameters
+        return self.peer.network(self.case, weights, leaks, x)
 
-        def steps() -> Any:
-            for first in range(0, len(pixels), case.B):
-                batch = slice(first, first + case.B)
-                state["step"] += 1
-                state["weights"], state["moments"] = update(
-                    state["weights"], state["moments"], pixels[batch], target[batch], state["step"]
-                )
-            return state["weights"]
+    def _both(self, parameters: Any, x: Any, grad: Any) -> tuple[Any, Any]:
+        output, backward = jax.vjp(self._forward, parameters, x)
+        gradients, current = backward(jnp.broadcast_to(grad, output.shape))
+        return output, (gradients, current if self.case.task == "scan" else None)
 
-        return steps
+    def _train(self, parameters: Any, moments: Any, x: Any, labels: Any) -> tuple[Any, ...]:
+        def loss(parameters: Any) -> tuple[Any, Any]:
+            output = self._forward(parameters, x)
+            answer, target = output.mean(0), jax.nn.one_hot(labels, output.shape[-1])
+            if self.case.readout:
+                return optax.softmax_cross_entropy(answer, target).mean(), output
+            return jnp.mean((answer - target) ** 2), output
 
-    def _encoding(self, case: Case, x: dict[str, Any]) -> Callable[[], Any]:
-        pixels = x["images"] / np.float32(255)
-        return lambda: _encode_batch(jax.random.key(0), pixels, case.T)
+        (_, output), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
+        updates, moments = _ADAM.update(gradients, moments)
+        return optax.apply_updates(parameters, updates), moments, gradients, output
 
-    def _outputs(self, x: dict[str, Any]) -> dict[str, Any]:
-        case = self.case
-        if case.subject in ("scan", "linear"):
-            found = getattr(self, f"_{case.subject}")(case, x)()
-            name = "current" if case.subject == "scan" else "weight0"
-            return {"spikes": found[0], name: found[1]} if case.backward else {"spikes": found}
-        if case.subject == "encoding":
-            return {"encoded": _encode_batch(jax.random.key(0), x["images"] / np.float32(255), case.T)}
-        weights, target = _weights(x), _one_hot(x["labels"], case.sizes[-1])
-        trained, _, gradients, spikes = jax.jit(_train)(weights, _zeros(weights), x["spikes"], target, 1)
-        named = {f"weight{i}": g for i, g in enumerate(gradients)} | {f"trained{i}": w for i, w in enumerate(trained)}
-        return {"spikes": spikes} | named
+    def _encode(self, seed: Any, pixels: Any) -> Any:
+        key = jax.random.fold_in(jax.random.key(0), seed)
+        return (jax.random.uniform(key, (self.case.T, *pixels.shape)) < pixels).astype(jnp.float32)
 
+    def _encode_and_train(self, parameters: Any, moments: Any, seed: Any, pixels: Any, labels: Any) -> Any:
+        return self._train(parameters, moments, self._encode(seed, pixels), labels)[:2]
 
-class Jax:
-    """JAX as a peer."""
-
-    name: ClassVar[str] = "jax"
-    forward_only: ClassVar[bool] = False
-    subjects: ClassVar[tuple[str, ...]] = ("rate_step", "scan", "linear", "mlp", "encoding")
-
-    def label(self) -> str:
-        return f"JAX {jax.__version__} lax.scan"
-
-    def work(self, case: Case, x: dict[str, Tensor], device: torch.device) -> JaxWork:
-        if device.type == "cuda" and jax.default_backend() != "gpu":
-            raise RuntimeError("this JAX has no CUDA: pip install jax[cuda13]")
-        return JaxWork(case, x, device)
+    def _infer(self, parameters: Any, seed: Any, pixels: Any) -> Any:
+        return self._forward(parameters, self._encode(seed, pixels)).mean(0).argmax(1)
 
 
 def _arrays(x: dict[str, Tensor]) -> dict[str, Any]:
     return {name: jnp.asarray(tensor.numpy()) for name, tensor in x.items()}
 
 
-def _weights(x: dict[str, Any]) -> list[Any]:
-    return [x[name] for name in sorted(name for name in x if name.startswith("weight"))]
+def _tensors(arrays: dict[str, Any]) -> Outputs:
+    return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
 
 
-def _zeros(weights: list[Any]) -> Any:
-    return [jnp.zeros_like(w) for w in weights], [jnp.zeros_like(w) for w in weights]
-
-
-def _one_hot(labels: Any, classes: int) -> Any:
-    return jax.nn.one_hot(labels, classes)
-
-
-PEERS = {Jax.name: Jax}
+PEERS = {peer.name: peer for peer in (Jax, Jaxpike)}

@@ -4,9 +4,9 @@ import importlib.metadata
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench.works import Peer
+from bench.tasks import Peer, Stepwise
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it scripts functions with torch.jit when it is imported
@@ -25,13 +25,12 @@ class Norse(Peer):
     def label(self) -> str:
         return f"Norse {importlib.metadata.version('norse')}"
 
-    def lif(self, current: Tensor) -> Tensor:
-        neuron = LIFBoxParameters(tau_mem_inv=torch.tensor(0.5 / _DT, device=current.device))
-        state, spikes = LIFBoxFeedForwardState(v=torch.zeros_like(current[0])), []
-        for x in current:
-            s, state = lif_box_feed_forward_step(x, state, neuron, _DT)
-            spikes.append(s)
-        return torch.stack(spikes)
+    def neurons(self, kind: str, size: int) -> nn.Module:
+        neuron = LIFBoxParameters(tau_mem_inv=torch.tensor(0.5 / _DT))
+        return Stepwise(
+            lambda x, state: lif_box_feed_forward_step(x, state, neuron, _DT),
+            lambda x: (LIFBoxFeedForwardState(v=torch.zeros_like(x)),),
+        )
 
     def encode(self, pixels: Tensor, T: int) -> Tensor:
         return poisson_encode(pixels, T, f_max=1 / _DT, dt=_DT)

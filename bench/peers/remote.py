@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import Case
-from bench.works import Outputs
+from bench.tasks import Outputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,8 @@ class Remote:
     """SpikingJelly 2 in an environment of its own; ValueError where that has no Python."""
 
     forward_only: ClassVar[bool] = False
-    subjects: ClassVar[tuple[str, ...]] = ("rate_step", "scan", "linear", "mlp", "encoding")
+    kinds: ClassVar[tuple[str, ...]] = ("lif", "if", "leaky", "li")
+    tasks: ClassVar[tuple[str, ...]] = ("training", "scan", "layer", "csnn", "recurrent", "inference", "encoding")
 
     def __init__(self, name: str, environment: Path) -> None:
         self.name = name
@@ -55,8 +56,8 @@ class Remote:
         """Of what the results depend on there."""
         return self.call("versions")
 
-    def work(self, case: Case, x: dict[str, Tensor], device: torch.device) -> "RemoteWork":
-        return RemoteWork(self, case, x, device)
+    def task(self, case: Case, x: dict[str, Tensor], device: torch.device) -> "RemoteTask":
+        return RemoteTask(self, case, x, device)
 
     def call(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and wait for the answer; RuntimeError with what the worker says where it fails."""
@@ -90,8 +91,8 @@ class Remote:
         self.folder.cleanup()
 
 
-class RemoteWork:
-    """A work whose every method is the worker's."""
+class RemoteTask:
+    """A task whose every method is the worker's."""
 
     def __init__(self, peer: Remote, case: Case, x: dict[str, Tensor], device: torch.device) -> None:
         self.peer, self.threads = peer, torch.get_num_threads()

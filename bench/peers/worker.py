@@ -1,4 +1,4 @@
-"""The other end of ``bench.peers.remote``: does SpikingJelly's work in an environment without fastsnn.
+"""The other end of ``bench.peers.remote``: does SpikingJelly's tasks in an environment without fastsnn.
 
 Reads one JSON command a line from stdin and answers with one JSON line on what was stdout.
 """
@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import works
+from bench import tasks
 from bench.cases import Case
 from bench.peers.spikingjelly import MultiStep
 
 
 class Worker:
-    """The works made so far, by number."""
+    """The tasks made so far, by number."""
 
     def __init__(self) -> None:
         self.peer = MultiStep()
-        self.works: dict[int, Any] = {}
+        self.tasks: dict[int, Any] = {}
 
     def versions(self) -> dict[str, Any]:
         packages = {name: importlib.metadata.version(name) for name in ("numpy", "torch", "spikingjelly")}
@@ -33,25 +33,25 @@ class Worker:
 
     def make(self, case: dict[str, Any], inputs: str, device: str, threads: int) -> dict[str, Any]:
         torch.set_num_threads(threads)
-        number = len(self.works)
-        self.works[number] = works.build(self.peer, Case.from_dict(case), _load(inputs), torch.device(device))
+        number = len(self.tasks)
+        self.tasks[number] = tasks.build(self.peer, Case.from_dict(case), _load(inputs), torch.device(device))
         return {"id": number}
 
     def timed(self, id: int, threads: int) -> dict[str, Any]:
-        self.works[id].threads = threads
-        return {"seconds": self.works[id].timed()}
+        self.tasks[id].threads = threads
+        return {"seconds": self.tasks[id].timed()}
 
     def outputs(self, id: int, inputs: str) -> dict[str, Any]:
-        found = self.works[id].outputs(_load(inputs))
+        found = self.tasks[id].outputs(_load(inputs))
         path = Path(inputs).with_suffix(".out.npz")
         np.savez(path, **{name: tensor.numpy() for name, tensor in found.items()})
         return {"outputs": str(path)}
 
     def memory(self, id: int) -> dict[str, Any]:
-        return {"bytes": works.peak_memory(self.works[id], self.works[id].device)}
+        return {"bytes": tasks.peak_memory(self.tasks[id], self.tasks[id].device)}
 
     def drop(self, id: int) -> dict[str, Any]:
-        self.works[id] = None
+        self.tasks[id] = None
         return {}
 
 

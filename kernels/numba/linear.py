@@ -5,7 +5,7 @@ The products with the input are those of spikes, if it holds spikes (``spike_pro
 again.
 
 Operation: ``kernels/linear.py``. Twin: ``kernels/triton/linear.py``. Tests: ``tests/test_numba_scan.py``.
-Benchmark: ``bench/bench_linear.py``.
+Benchmark: ``bench/cases.py``.
 """
 
 from collections.abc import Sequence

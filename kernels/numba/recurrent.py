@@ -3,7 +3,7 @@
 For backward what each step keeps and the outputs are kept, or made again.
 
 Operation: ``kernels/recurrent.py``. Twin: ``kernels/triton/recurrent.py``. Tests: ``tests/test_recurrent.py``.
-Benchmark: ``bench/recurrent.py``.
+Benchmark: ``bench/cases.py``.
 """
 
 import math

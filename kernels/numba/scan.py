@@ -4,7 +4,7 @@ Each worker goes through the T steps with a block of neurons whose states stay i
 costs, so nothing is kept for backward, which makes each block's steps again from the currents, in the cache.
 
 Operation: ``kernels/scan.py``. Twin: ``kernels/triton/scan.py``. Tests: ``tests/test_numba_scan.py``.
-Benchmark: ``bench/bench_scan.py``.
+Benchmark: ``bench/cases.py``.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ currents never leave the cache, and *library*, cuBLAS and the scan of ``scan.py`
 and what a step keeps for backward; there the scan gives the gradient of the currents, and two products make those of
 weight and x. Sums over time and batch have a fixed order.
 
-Operation: ``kernels/linear.py``. Tests: ``tests/test_linear.py``. Benchmark: ``bench/bench_linear.py``.
+Operation: ``kernels/linear.py``. Tests: ``tests/test_linear.py``. Benchmark: ``bench/cases.py``.
 """
 
 import math

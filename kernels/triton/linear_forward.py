@@ -5,7 +5,7 @@ steps of each sample. So the weight is read as often as in a plain product, and 
 the cache, in the very memory that what is kept will fill. A longer T takes a launch for every STEPS of them, states
 carried in memory: a loop in the kernel would keep the addresses of the product alive through the scan, and spill.
 
-Tests: ``tests/test_linear.py``. Benchmark: ``bench/bench_linear.py``.
+Tests: ``tests/test_linear.py``. Benchmark: ``bench/cases.py``.
 """
 
 import torch

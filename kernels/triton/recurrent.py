@@ -4,7 +4,7 @@ V is taken as exact parts of bf16 on tensor cores from sm_80 on, and in fp32 bel
 products of the currents' gradient over all T. Sums have a fixed order.
 
 Operation: ``kernels/recurrent.py``. Twin: ``kernels/numba/recurrent.py``. Tests: ``tests/test_recurrent.py``.
-Benchmark: ``bench/recurrent.py``.
+Benchmark: ``bench/cases.py``.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ Every neuron is a lane of one program that goes through the T steps with its sta
 backward is stored as [K, T, n] (fp32), which inference leaves out. ``n`` is the number of neurons (all axes but time).
 
 Operation: ``kernels/scan.py``. Twin: ``kernels/numba/scan.py``. Tests: ``tests/test_scan.py``.
-Benchmark: ``bench/bench_scan.py``.
+Benchmark: ``bench/cases.py``.
 """
 
 from typing import Any

@@ -22,7 +22,7 @@ which spares the step to clear a sum and to read what it adds to."""
 BLOCK_STEPS = 8
 """Steps of a block: they share one launch of the encoder and, on a GPU, one of the graph."""
 BLOCK_SAMPLES = 2048
-"""Samples of a block of evaluation, about."""
+"""About how many samples an evaluation runs in one block."""
 BLOCK_BYTES = 1 << 26
 """Memory for the spikes of a block of more than one step."""
 BLOCK_P = 4
@@ -32,7 +32,7 @@ BLOCK_G, BLOCK_B = 64, 64
 ENCODED = 128
 """Pixels that one program encodes."""
 AHEAD = 16
-"""Rows of currents that the neurons' walk loads ahead, also past their end, at most: as long as a load takes."""
+"""The walk over time loads at most this many rows of currents ahead, also past their end: that hides a load's time."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Problem:
 
     @property
     def unroll(self) -> int:
-        """Steps of the neurons' walk at a time, so that as few as possible are made past the end."""
+        """How many time steps the walk takes at a time: chosen so that it runs past the end as little as possible."""
         steps = min(self.T, CHUNK)
         return min(range(AHEAD, 7, -1), key=lambda unroll: -(-steps // unroll) * unroll)
 
