@@ -156,7 +156,7 @@ def _judge(status: int | None, output: str, imported: bool) -> Result:
         return Result(f"the mutated file was not imported: {output[-1000:]}")
     if status == 0:
         return Result("green")
-    failed = re.search(r"^FAILED \S*tests/(\S+) - (.*)$", output, re.MULTILINE)
+    failed = re.search(r"^FAILED .*?tests/(.+?) - (.*)$", output, re.MULTILINE)
     if failed is None:
         return Result(f"neither passed nor failed: {output[-1000:]}")
     # An assertion of a test, not an exception of a kernel that no longer runs.
