@@ -52,8 +52,9 @@ def train(name: str, data_dir: str | None, threads: int | None) -> None:
     for run in sorted(path.parent for path in folder.glob("*/config.yaml")):
         place = RESULTS / name / run.name
         place.mkdir(parents=True, exist_ok=True)
-        for file in ("config.yaml", "metrics.csv"):
-            shutil.copyfile(run / file, place / file)
+        shutil.copyfile(run / "metrics.csv", place / "metrics.csv")
+        recorded = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) | {"data_dir": None}
+        (place / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False), encoding="utf-8")
 
 
 def records(name: str) -> list[Record]:
